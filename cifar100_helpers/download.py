@@ -1,0 +1,201 @@
+"""Where Keras keeps CIFAR-100 on this machine, and how the official archive gets there."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.request
+import zlib
+from pathlib import Path, PurePosixPath
+
+from cifar100_helpers.errors import DatasetError
+from cifar100_helpers.progress import progress_bar
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+FOLDER = "cifar-100-python"
+FILES = ("train", "test", "meta")
+OFFICIAL_MD5 = {
+    "archive": "eb9058c3a382ffc7106e4002c42a8d85",
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
+BY_HAND = (
+    f"fetch {URL} by other means, unpack it, and name its folder by data_dir or CIFAR100_DIR"
+)
+
+# Keras 3.6 and later unpack into the first, `get_file(..., extract=True)` into the second,
+# Keras 2 and early Keras 3 into the third, and some releases between into a folder inside it.
+_CACHED_FOLDERS = (f"{FOLDER}-target", f"{FOLDER}_extracted", FOLDER)
+_CACHED_ARCHIVES = (f"{FOLDER}-target_archive", f"{FOLDER}_archive", f"{FOLDER}.tar.gz")
+
+# The archive has 169 MB and its largest file 155 MB: more than this is something else.
+_MOST_BYTES = 200_000_000
+_MOST_MEMBERS = 16
+_TIMEOUT_SECONDS = 60
+_BLOCK_BYTES = 1 << 20
+
+
+def locate(folder):
+    """`folder`, or the `cifar-100-python` in it, whichever holds train, test and meta, or None."""
+    for place in (Path(folder), Path(folder) / FOLDER):
+        if all(os.path.isfile(place / name) for name in FILES):
+            return place
+    return None
+
+
+def cache_folders():
+    """The folders in which Keras looks for data sets: under its home, else under /tmp."""
+    home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
+    spare = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+    return [Path(home).expanduser() / "datasets", Path(spare, ".keras", "datasets")]
+
+
+def find_cached():
+    """The folder of the three files in Keras's cache, unpacked first if need be, or None.
+
+    An archive counts only if its MD5 is the official one, so a half-written one is passed over.
+    Raises `DatasetError` if an archive cannot be unpacked.
+    """
+    for cache in cache_folders():
+        for name in _CACHED_FOLDERS:
+            if place := locate(cache / name):
+                return place
+        for name in _CACHED_ARCHIVES:
+            if os.path.isfile(cache / name) and _md5(cache / name) == OFFICIAL_MD5["archive"]:
+                return _unpack(cache / name, cache)
+    return None
+
+
+def fetch():
+    """Download the official archive into Keras's cache and unpack it there; return the folder.
+
+    Archive and files appear under their final names only when whole and verified, whatever
+    interrupts and however many processes do this at once. Raises `DatasetError` without a
+    network, for other bytes than the official ones and for a folder that cannot be written.
+    """
+    cache = _writable(cache_folders())
+    archive = cache / _CACHED_ARCHIVES[0]
+    try:
+        with tempfile.TemporaryDirectory(prefix=".cifar-100-", dir=cache) as scratch:
+            _download(Path(scratch, "archive"))
+            os.replace(Path(scratch, "archive"), archive)
+    except OSError as error:
+        raise _not_written(cache, error) from error
+    return _unpack(archive, cache)
+
+
+def _writable(folders):
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise DatasetError(f"CIFAR-100 is not here, and {folders[0]} cannot be written: {BY_HAND}.")
+
+
+def _not_written(cache, error):
+    return DatasetError(
+        f"CIFAR-100 could not be written to {cache} ({error.strerror or error}): make room "
+        "there, or name another cache by KERAS_HOME."
+    )
+
+
+def _download(path):
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "wb") as file:
+        for block in _blocks(URL):
+            digest.update(block)
+            file.write(block)
+        size = file.tell()
+    if digest.hexdigest() != OFFICIAL_MD5["archive"]:
+        raise DatasetError(
+            f"{URL} sent {size:,} bytes that are not the whole official archive (MD5 "
+            f"{digest.hexdigest()}): try again, or {BY_HAND}."
+        )
+
+
+def _blocks(url):
+    received = 0
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
+            total = int(response.headers.get("Content-Length") or 0) or None
+            with progress_bar(total, "CIFAR-100", unit="B", unit_scale=True) as bar:
+                while received <= _MOST_BYTES and (block := response.read(_BLOCK_BYTES)):
+                    received += len(block)
+                    bar.update(len(block))
+                    yield block
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DatasetError(
+            f"CIFAR-100 is not on this machine, and its download from {url} failed ({reason}): "
+            f"check the network and try again, or {BY_HAND}."
+        ) from error
+
+
+def _unpack(archive, cache):
+    """Unpack the three files beside `archive` in the layout of current Keras."""
+    folder = cache / _CACHED_FOLDERS[0] / FOLDER
+    try:
+        with tempfile.TemporaryDirectory(prefix=".cifar-100-", dir=cache) as scratch:
+            extract(archive, scratch)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                os.replace(Path(scratch, name), folder / name)
+    except OSError as error:
+        raise _not_written(cache, error) from error
+    return folder
+
+
+def extract(archive, folder):
+    """Write train, test and meta from the tar file `archive` into `folder`, and nothing else.
+
+    Raises `DatasetError` if a file is missing or unreadable, and for any member that has no
+    place in CIFAR-100: a link, a device, an absolute path, one with `..`, too large or too many.
+    """
+    missing = set(FILES)
+    try:
+        with tarfile.open(archive, "r:*") as members:
+            for count, member in enumerate(members, start=1):
+                name = _checked_name(member, count, archive)
+                if name in missing and member.isreg():
+                    missing.remove(name)
+                    with open(Path(folder, name), "wb") as target:
+                        shutil.copyfileobj(members.extractfile(member), target, _BLOCK_BYTES)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{archive} cannot be unpacked ({error}): delete it.") from error
+    if missing:
+        raise DatasetError(
+            f"{archive} lacks the files {', '.join(sorted(missing))} of CIFAR-100: delete it."
+        )
+
+
+def _checked_name(member, count, archive):
+    """The name of a member inside `cifar-100-python/`."""
+    path = PurePosixPath(member.name)
+    if (
+        not (member.isreg() or member.isdir())
+        or path.parts[:1] != (FOLDER,)
+        or ".." in path.parts
+        or member.size > _MOST_BYTES
+        or count > _MOST_MEMBERS
+    ):
+        raise DatasetError(
+            f"{archive} holds {member.name!r}, which is no part of CIFAR-100: delete the archive."
+        )
+    return "/".join(path.parts[1:])
+
+
+def _md5(path):
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.hexdigest()

@@ -1,0 +1,76 @@
+"""The wide residual network for 32×32 images, trained from scratch."""
+
+import keras
+from keras import layers
+
+from .normalization import BatchNormalization
+
+
+def residual_block(x, filters, *, kernel_size=3, stride=1, conv_shortcut=True, name="block"):
+    """Add two convolutions to `x` and the sum of their output and a shortcut.
+
+    Main path: conv (`stride`), BN, ReLU, conv, BN. Shortcut: 1×1 conv (`stride`) and BN, or, where
+    `conv_shortcut` is false, `x` itself, which then needs `stride=1` and `filters` channels.
+
+    `x` is a Keras tensor (batch, height, width, channels); returns one of (batch,
+    ceil(height / stride), ceil(width / stride), `filters`). Raises ValueError where an identity
+    shortcut does not fit. Source: He et al., "Deep Residual Learning for Image Recognition", 2016.
+    """
+    if not conv_shortcut and (stride != 1 or x.shape[-1] != filters):
+        raise ValueError(
+            f"An identity shortcut in {name} needs stride 1 and {x.shape[-1]} filters, not "
+            f"stride {stride} and {filters}: use conv_shortcut=True."
+        )
+    shortcut = x
+    if conv_shortcut:
+        shortcut = layers.Conv2D(filters, 1, strides=stride, name=f"{name}_shortcut_conv")(x)
+        shortcut = BatchNormalization(name=f"{name}_shortcut_bn")(shortcut)
+
+    x = layers.Conv2D(filters, kernel_size, strides=stride, padding="same", name=f"{name}_conv1")(x)
+    x = BatchNormalization(name=f"{name}_bn1")(x)
+    x = layers.ReLU(name=f"{name}_relu1")(x)
+    x = layers.Conv2D(filters, kernel_size, padding="same", name=f"{name}_conv2")(x)
+    x = BatchNormalization(name=f"{name}_bn2")(x)
+
+    x = layers.Add(name=f"{name}_add")([shortcut, x])
+    return layers.ReLU(name=f"{name}_relu2")(x)
+
+
+def build_resnet(
+    num_blocks_list=(2, 2, 2, 2),
+    width=128,
+    dropout_rate=0.5,
+    num_classes=100,
+    input_shape=(32, 32, 3),
+):
+    """Build the published ResNet: a stem, stages of residual blocks, pooling and a softmax.
+
+    Stage k (from 1) has `num_blocks_list[k - 1]` blocks of `width` · 2^(k - 1) filters; from
+    stage 2 on, its first block halves height and width. Takes uint8 images (batch,
+    *`input_shape`), which the network itself scales to [0, 1]; returns float32 class
+    probabilities (batch, `num_classes`).
+    46,203,236 parameters at the defaults, 739,972 at `width=16`.
+    """
+    images = keras.Input(input_shape, dtype="uint8", name="images")
+    x = layers.Rescaling(1 / 255, name="rescale")(images)
+
+    x = layers.Conv2D(width, 3, padding="same", name="stem_conv")(x)
+    x = BatchNormalization(name="stem_bn")(x)
+    x = layers.ReLU(name="stem_relu")(x)
+    x = layers.Dropout(dropout_rate, name="stem_dropout")(x)
+
+    for stage, num_blocks in enumerate(num_blocks_list, start=1):
+        for block in range(1, num_blocks + 1):
+            x = residual_block(
+                x,
+                width * 2 ** (stage - 1),
+                stride=2 if stage > 1 and block == 1 else 1,
+                name=f"stage{stage}_block{block}",
+            )
+
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    # float32 whatever the precision: probabilities in bfloat16 have two significant digits.
+    probabilities = layers.Dense(
+        num_classes, activation="softmax", dtype="float32", name="probabilities"
+    )(x)
+    return keras.Model(images, probabilities, name="resnet")

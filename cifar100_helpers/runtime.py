@@ -1,0 +1,99 @@
+"""The only place that knows which backend runs: seeds, precision, GPU memory, and a description."""
+
+import importlib.metadata
+import os
+import platform
+
+import keras
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def configure(*, seed=0, precision="float32"):
+    """Seed Python, NumPy and the backend, set the precision, and let GPU memory grow on demand.
+
+    `precision` is a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16". Call it
+    before the first array reaches a GPU: memory growth cannot be changed later.
+    """
+    _grow_gpu_memory_on_demand()
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(precision)
+
+
+def describe():
+    """Say what computes here: `device`, `gpus`, `cores`, `backend`, `versions`, as plain data."""
+    gpus = _gpu_names()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    packages = ("keras", keras.backend.backend(), "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "device": gpus[0] if gpus else _cpu_name(),
+        "gpus": len(gpus),
+        "cores": cores,
+        "backend": keras.backend.backend(),
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
+def fused_batch_norm(x, *, scale, offset, mean, variance, epsilon, training):
+    """Normalize `x` (batch, height, width, channels) by one kernel; None where there is none.
+
+    Returns `x` normalized, and the mean and (biased) variance, float32 (channels,), it was
+    normalized with: those of the batch in `training`, else the given ones.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    empty = tf.zeros([0])
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=tf.cast(scale, tf.float32),
+        offset=tf.cast(offset, tf.float32),
+        mean=empty if training else tf.cast(mean, tf.float32),
+        variance=empty if training else tf.cast(variance, tf.float32),
+        epsilon=epsilon,
+        is_training=training,
+    )
+    if training:  # the kernel gives the unbiased variance
+        count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
+        variance = variance * (count - 1) / count
+    return outputs, mean, variance
+
+
+def _grow_gpu_memory_on_demand():
+    # PyTorch always does; JAX and TensorFlow take (nearly) the whole card unless told.
+    if keras.backend.backend() == "jax":
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            if not tf.config.experimental.get_memory_growth(gpu):
+                tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _gpu_names():
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        details = tf.config.experimental.get_device_details
+        devices = tf.config.list_physical_devices("GPU")
+        return [details(device).get("device_name", "GPU") for device in devices]
+    if backend == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform == "gpu"]
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _cpu_name():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0].strip() if names else platform.processor() or platform.machine()

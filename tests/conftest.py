@@ -1,0 +1,44 @@
+"""Fixtures that the tests share; `CIFAR100_DIR` points them at the real data where there is any."""
+
+import os
+
+import keras
+import pytest
+
+from cifar100_helpers.synthetic import load_synthetic
+
+
+@pytest.fixture(scope="session")
+def real_data_dir():
+    """The folder of the official files; tests that need them are skipped where it is not named."""
+    folder = os.environ.get("CIFAR100_DIR")
+    if not folder:
+        pytest.skip("CIFAR100_DIR is not set: this check needs the real CIFAR-100")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic():
+    """A small synthetic data set: 2,000 training and 500 test images."""
+    return load_synthetic(train_size=2_000, test_size=500, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Every test starts from the same seed, in float32 and without another test's graph."""
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+
+
+def pytest_collectstart(collector):
+    # C++ notices reach stderr in some environments and not in others.
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare += ("stderr",)
+
+
+def pytest_collection_modifyitems(items):
+    # nbval waits 5 s for each message after a cell's reply; a loaded machine needs more.
+    for item in items:
+        if hasattr(item, "output_timeout"):
+            item.output_timeout = 60
