@@ -1,5 +1,6 @@
 """Where Keras keeps CIFAR-100 on this machine, and how the official archive gets there."""
 
+import gzip
 import hashlib
 import http.client
 import os
@@ -22,9 +23,7 @@ OFFICIAL_MD5 = {
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
     "meta": "7973b15100ade9c7d40fb424638fde48",
 }
-BY_HAND = (
-    f"fetch {URL} by other means, unpack it, and name its folder by data_dir or CIFAR100_DIR"
-)
+BY_HAND = f"fetch {URL} by other means, unpack it, and name its folder by data_dir or CIFAR100_DIR"
 
 # Keras 3.6 and later unpack into the first, `get_file(..., extract=True)` into the second,
 # Keras 2 and early Keras 3 into the third, and some releases between into a folder inside it.
@@ -47,10 +46,11 @@ def locate(folder):
 
 
 def cache_folders():
-    """The folders in which Keras looks for data sets: under its home, else under /tmp."""
-    home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
-    spare = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
-    return [Path(home).expanduser() / "datasets", Path(spare, ".keras", "datasets")]
+    """The folders where Keras looks for data sets: below its home or, where it may not, /tmp."""
+    home = os.path.expanduser(os.environ.get("KERAS_HOME") or os.path.join("~", ".keras"))
+    spare = os.path.join("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir(), ".keras")
+    # A user without a home keeps the tilde.
+    return [Path(keras, "datasets") for keras in (home, spare) if not keras.startswith("~")]
 
 
 def find_cached():
@@ -59,13 +59,13 @@ def find_cached():
     An archive counts only if its MD5 is the official one, so a half-written one is passed over.
     Raises `DatasetError` if an archive cannot be unpacked.
     """
-    for cache in cache_folders():
-        for name in _CACHED_FOLDERS:
-            if place := locate(cache / name):
-                return place
-        for name in _CACHED_ARCHIVES:
-            if os.path.isfile(cache / name) and _md5(cache / name) == OFFICIAL_MD5["archive"]:
-                return _unpack(cache / name, cache)
+    caches = cache_folders()
+    for folder in (cache / name for cache in caches for name in _CACHED_FOLDERS):
+        if place := locate(folder):
+            return place
+    for archive in (cache / name for cache in caches for name in _CACHED_ARCHIVES):
+        if os.path.isfile(archive) and _md5(archive) == OFFICIAL_MD5["archive"]:
+            return _unpack(archive, _writable(caches))
     return None
 
 
@@ -138,7 +138,7 @@ def _blocks(url):
 
 
 def _unpack(archive, cache):
-    """Unpack the three files beside `archive` in the layout of current Keras."""
+    """Unpack the three files into `cache` in the layout of current Keras."""
     folder = cache / _CACHED_FOLDERS[0] / FOLDER
     try:
         with tempfile.TemporaryDirectory(prefix=".cifar-100-", dir=cache) as scratch:
@@ -166,7 +166,7 @@ def extract(archive, folder):
                     missing.remove(name)
                     with open(Path(folder, name), "wb") as target:
                         shutil.copyfileobj(members.extractfile(member), target, _BLOCK_BYTES)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(f"{archive} cannot be unpacked ({error}): delete it.") from error
     if missing:
         raise DatasetError(
