@@ -29,10 +29,15 @@ def save_checkpoint(run_dir, model, state):
 def load_state(run_dir, parameters):
     """Return the state of the run in `run_dir`, or None where none has been saved.
 
-    Raises RunError where it belongs to other `parameters`, naming those that differ.
+    Raises RunError where it belongs to other `parameters`, naming those that differ, and where a
+    finished run's record is there without its checkpoint.
     """
     state_file = Path(run_dir) / STATE_FILE
     if not state_file.exists():
+        if (state_file.parent / "run.json").exists():
+            raise RunError(
+                f"{run_dir} holds the record of a finished run: choose another run_name."
+            )
         return None
     try:
         state = json.loads(state_file.read_text())

@@ -1,70 +1,16 @@
-"""Recipes as data, and the loop that trains, reports, checkpoints and resumes."""
+"""The loop that trains phase by phase, reports, checkpoints and resumes."""
 
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from .checkpoint import load_state, load_weights, save_checkpoint
-from .errors import ParameterError
 from .progress import progress_bar
 
 HOUR = 3600  # seconds; a longer training is announced
 TIMED_STEPS = 5
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Epochs trained with one freshly compiled optimizer; `frozen` layers do not learn."""
-
-    epochs: int
-    learning_rate: float
-    frozen: tuple[str, ...] = ()
-
-
-# How the published 26 epochs split over the three learning rates is not known; this split is ours.
-RESNET_RECIPES = {
-    "published": (Phase(16, 1e-3), Phase(6, 1e-4), Phase(4, 5e-5)),
-}
-
-
-def resnet_phases(recipe, epochs):
-    """The phases of the named ResNet `recipe`, scaled to a total of `epochs`."""
-    if recipe not in RESNET_RECIPES:
-        known = ", ".join(RESNET_RECIPES)
-        raise ParameterError(f"recipe {recipe!r} does not exist: choose one of {known}.")
-    return scale_epochs(RESNET_RECIPES[recipe], epochs)
-
-
-def scale_epochs(phases, epochs):
-    """Scale `phases` to `epochs` in all, in proportion, each at least 1 where the total allows."""
-    if epochs < len(phases):
-        phases = phases[:epochs]
-    total = sum(phase.epochs for phase in phases)
-    shares = [epochs * phase.epochs / total for phase in phases]
-    counts = [max(1, int(share)) for share in shares]
-    while sum(counts) != epochs:
-        step = 1 if sum(counts) < epochs else -1
-        # The phase that is furthest from its share on the wrong side, never one that would vanish.
-        candidates = [i for i in range(len(counts)) if counts[i] + step >= 1]
-        furthest = max(candidates, key=lambda i: step * (shares[i] - counts[i]))
-        counts[furthest] += step
-    return tuple(
-        Phase(**asdict(phase) | {"epochs": count})
-        for phase, count in zip(phases, counts, strict=True)
-    )
-
-
-def describe_schedule(phases):
-    """One line per phase: which epochs, at what learning rate, what stands still."""
-    lines, first = [], 1
-    for number, phase in enumerate(phases, start=1):
-        last = first + phase.epochs - 1
-        frozen = f", frozen: {', '.join(phase.frozen)}" if phase.frozen else ""
-        lines.append(f"phase {number}: epochs {first}–{last}, Adam {phase.learning_rate:g}{frozen}")
-        first = last + 1
-    return "\n".join(lines)
 
 
 def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validation_data=None):
@@ -81,13 +27,14 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
     run_dir.mkdir(parents=True, exist_ok=True)
     state = load_state(run_dir, parameters)
     plan = [(number, phase) for number, phase in enumerate(phases) for _ in range(phase.epochs)]
+    steps = -(-len(x) // batch_size)
     compiled = None
     if state is None:
         state = {"parameters": parameters, "epochs_done": 0, "history": {}}
         state["phase_seconds"] = [0.0] * len(phases)
     elif state["epochs_done"]:
         compiled, phase = plan[state["epochs_done"] - 1]
-        compile_phase(model, phase)
+        compile_phase(model, phase, steps)
         load_weights(run_dir, model, state)
         print(f"going on after epoch {state['epochs_done']}/{len(plan)}, from {run_dir.name}")
 
@@ -95,7 +42,7 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
     for epoch in range(first, len(plan)):
         number, phase = plan[epoch]
         if number != compiled:
-            compile_phase(model, phase)
+            compile_phase(model, phase, steps)
             compiled = number
         start = time.perf_counter()
         progress = EpochProgress(len(plan) - epoch, announce=epoch == first)
@@ -108,21 +55,57 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
     return state
 
 
-def compile_phase(model, phase):
-    """Freeze what `phase` freezes and compile `model` with a new Adam at its learning rate."""
+def compile_phase(model, phase, steps_per_epoch):
+    """Freeze what `phase` freezes and compile `model` with a new optimizer."""
     for layer in model.layers:
         layer.trainable = layer.name not in phase.frozen
     model.compile(
-        optimizer=keras.optimizers.Adam(phase.learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(),
+        optimizer=_make_optimizer(phase, phase.epochs * steps_per_epoch),
+        loss=SmoothedCrossentropy(phase.label_smoothing),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
 
 
+def _make_optimizer(phase, steps):
+    learning_rate = phase.learning_rate
+    if phase.schedule == "one_cycle":
+        warmup_steps = steps // 4
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            0.0, steps - warmup_steps, warmup_target=learning_rate, warmup_steps=warmup_steps
+        )
+    weight_decay = phase.weight_decay or None
+    if phase.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(
+            learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+        )
+    else:
+        optimizer = keras.optimizers.Adam(learning_rate, weight_decay=weight_decay)
+    if weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy of integer labels, a part `smoothing` of each spread over all classes.
+
+    Source: Szegedy et al., "Rethinking the Inception Architecture", 2016.
+    """
+
+    def __init__(self, smoothing):
+        super().__init__(name="loss")
+        self.smoothing = smoothing
+
+    def call(self, labels, probabilities):
+        if not self.smoothing:
+            return keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+        one_hot = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), probabilities.shape[-1])
+        return keras.losses.categorical_crossentropy(
+            one_hot, probabilities, label_smoothing=self.smoothing
+        )
+
+
 def _fit_epoch(model, x, y, epoch, batch_size, seed, validation_data, progress):
-    # One seed per epoch, so that a resumed run shuffles as the uninterrupted one; the seeds of
-    # dropout and random transforms are variables and come back with the weights.
-    keras.utils.set_random_seed(1_000 * seed + epoch)
+    _seed_epoch(model, seed, epoch)
     fitted = model.fit(
         x,
         y,
@@ -134,6 +117,16 @@ def _fit_epoch(model, x, y, epoch, batch_size, seed, validation_data, progress):
         callbacks=[progress],
     )
     return {name: float(values[0]) for name, values in fitted.history.items()}
+
+
+def _seed_epoch(model, seed, epoch):
+    # Shuffling, dropout and random transforms start every epoch from a seed of its own: a resumed
+    # run then draws as the uninterrupted one, though saved weights do not hold these states.
+    keras.utils.set_random_seed(1_000 * seed + epoch)
+    states = [v for v in model.variables if v.path.endswith("seed_generator_state")]
+    seeds = np.random.SeedSequence([seed, epoch]).generate_state(len(states)) % 2**31
+    for state, start in zip(states, seeds, strict=True):
+        state.assign([start, 0])
 
 
 class EpochProgress(keras.callbacks.Callback):

@@ -1,0 +1,151 @@
+import keras
+import numpy as np
+import pytest
+
+from cifar100_helpers.normalization import BatchNormalization
+from cifar100_helpers.resnet import build_resnet, residual_block
+
+
+def count_by_hand(num_blocks_list, width, num_classes, channels=3):
+    """Parameters from the published description: biased convolutions, four vectors per BN."""
+
+    def conv_and_bn(kernel, inputs, outputs):
+        return kernel * kernel * inputs * outputs + outputs + 4 * outputs
+
+    total = conv_and_bn(3, channels, width)
+    inputs = width
+    for stage, num_blocks in enumerate(num_blocks_list):
+        filters = width * 2**stage
+        for _ in range(num_blocks):
+            total += conv_and_bn(1, inputs, filters)
+            total += conv_and_bn(3, inputs, filters) + conv_and_bn(3, filters, filters)
+            inputs = filters
+    return total + inputs * num_classes + num_classes
+
+
+def test_published_parameter_count():
+    assert build_resnet().count_params() == 46_203_236
+
+
+@pytest.mark.parametrize(
+    ("num_blocks_list", "width", "num_classes"), [((2, 2, 2, 2), 16, 100), ((1, 3), 5, 7)]
+)
+def test_parameter_count_equals_an_independent_one(num_blocks_list, width, num_classes):
+    model = build_resnet(num_blocks_list, width, num_classes=num_classes)
+    assert model.count_params() == count_by_hand(num_blocks_list, width, num_classes)
+
+
+def test_narrow_parameter_count():
+    assert build_resnet(width=16).count_params() == 739_972
+
+
+def convolve(x, kernel, bias, stride):
+    """TensorFlow's "same" convolution of one image, pixel by pixel."""
+    size = kernel.shape[0]
+    outputs = -(-x.shape[0] // stride)
+    padding = max((outputs - 1) * stride + size - x.shape[0], 0)
+    before = padding // 2
+    padded = np.pad(x, ((before, padding - before),) * 2 + ((0, 0),))
+    y = np.empty((outputs, outputs, kernel.shape[-1]))
+    for row in range(outputs):
+        for column in range(outputs):
+            top, left = row * stride, column * stride
+            window = padded[top : top + size, left : left + size]
+            y[row, column] = np.tensordot(window, kernel, axes=3) + bias
+    return y
+
+
+def forward_by_hand(model, image, num_blocks_list):
+    """The published network's inference on one image, from its weights alone, in NumPy."""
+
+    def conv(x, name, stride=1):
+        return convolve(x, *map(np.array, model.get_layer(name).get_weights()), stride)
+
+    def bn(x, name):
+        gamma, beta, mean, variance = model.get_layer(name).get_weights()
+        return gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    x = relu(bn(conv(image / 255, "stem_conv"), "stem_bn"))
+    for stage, num_blocks in enumerate(num_blocks_list, start=1):
+        for block in range(1, num_blocks + 1):
+            name = f"stage{stage}_block{block}"
+            stride = 2 if stage > 1 and block == 1 else 1
+            shortcut = bn(conv(x, f"{name}_shortcut_conv", stride), f"{name}_shortcut_bn")
+            x = relu(bn(conv(x, f"{name}_conv1", stride), f"{name}_bn1"))
+            x = relu(shortcut + bn(conv(x, f"{name}_conv2"), f"{name}_bn2"))
+    kernel, bias = model.get_layer("probabilities").get_weights()
+    logits = x.mean(axis=(0, 1)) @ kernel + bias
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+def test_forward_pass_equals_one_written_in_numpy():
+    rng = np.random.default_rng(0)
+    model = build_resnet((2, 1), width=3, num_classes=5, input_shape=(9, 9, 3))
+    # Every vector away from its initial value, so that none can be forgotten unnoticed.
+    for layer in model.layers:
+        layer.set_weights(
+            [w * 0.5 if w.ndim > 1 else rng.uniform(0.2, 1.0, w.shape) for w in layer.get_weights()]
+        )
+    images = rng.integers(0, 256, (4, 9, 9, 3), dtype=np.uint8)
+    expected = [forward_by_hand(model, image, (2, 1)) for image in images]
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4)
+
+
+def test_images_in_probabilities_out():
+    model = build_resnet((1, 1), width=4)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    probabilities = model.predict(images, verbose=0)
+    assert model.input.dtype == "uint8"
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_probabilities_stay_float32_under_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = build_resnet((1,), width=4)
+    assert model.get_layer("stem_conv").compute_dtype == "bfloat16"
+    assert model.output.dtype == "float32"
+
+
+def test_layer_names_read_as_an_architecture():
+    names = {layer.name for layer in build_resnet(width=2).layers}
+    assert {"stem_conv", "stage2_block1_conv1", "stage4_block2_shortcut_bn"} <= names
+
+
+def test_identity_shortcut_has_no_parameters_and_passes_its_input():
+    x = keras.Input((6, 6, 4))
+    block = keras.Model(x, residual_block(x, 4, conv_shortcut=False, name="b"))
+    assert not any("shortcut" in layer.name for layer in block.layers)
+    block.set_weights([np.zeros_like(w) for w in block.get_weights()])
+    images = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype("float32")
+    np.testing.assert_array_equal(block.predict(images, verbose=0), np.maximum(images, 0))
+
+
+@pytest.mark.parametrize(("filters", "stride"), [(8, 1), (4, 2)])
+def test_identity_shortcut_that_cannot_fit_is_refused(filters, stride):
+    with pytest.raises(ValueError, match="conv_shortcut=True"):
+        residual_block(keras.Input((6, 6, 4)), filters, stride=stride, conv_shortcut=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_batch_normalization_equals_keras_own(dtype):
+    """Outputs, gradients (through one SGD step) and moving statistics, in training and after."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(2, 3, (8, 5, 5, 6)).astype("float32")
+    y = rng.normal(size=x.shape).astype("float32")
+    results = []
+    for layer in (BatchNormalization, keras.layers.BatchNormalization):
+        inputs = keras.Input(x.shape[1:])
+        # The dense layer before makes the gradient with respect to the layer's input visible.
+        hidden = keras.layers.Dense(6, kernel_initializer="identity")(inputs)
+        model = keras.Model(inputs, layer(dtype=dtype, momentum=0.5)(hidden))
+        model.compile(optimizer=keras.optimizers.SGD(0.5), loss="mse")
+        loss = model.train_on_batch(x, y)
+        results.append([loss, *model.get_weights(), model.predict(x, verbose=0)])
+    tolerance = {"float32": 2e-5, "mixed_bfloat16": 0.02}[dtype]
+    for ours, keras_own in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, keras_own, rtol=tolerance, atol=tolerance)
+    assert results[0][3].max() > 0.5, "the moving mean did not move"

@@ -1,0 +1,235 @@
+import json
+import math
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from cifar100_helpers import training
+from cifar100_helpers.errors import ParameterError, RunError
+from cifar100_helpers.recipes import Phase, describe_schedule, resnet_phases, scale_epochs
+from cifar100_helpers.resnet import build_resnet
+from cifar100_helpers.training import SmoothedCrossentropy, compile_phase, train
+
+PARAMETERS = {"dataset": "synthetic", "width": 4, "seed": 3}
+PHASES = (
+    Phase(2, 0.05, optimizer="sgd", schedule="one_cycle", weight_decay=0.01, label_smoothing=0.1),
+    Phase(2, 1e-3),
+)
+
+
+def epochs_of(phases):
+    return [phase.epochs for phase in phases]
+
+
+def test_published_schedule():
+    phases = resnet_phases("published", 26)
+    assert epochs_of(phases) == [16, 6, 4]
+    assert [phase.learning_rate for phase in phases] == [1e-3, 1e-4, 5e-5]
+    assert {phase.optimizer for phase in phases} == {"adam"}
+
+
+def test_scaled_schedule_keeps_the_total_and_the_proportions():
+    for epochs in range(1, 120):
+        counts = epochs_of(resnet_phases("published", epochs))
+        assert sum(counts) == epochs
+        assert min(counts) >= 1
+        assert len(counts) == min(3, epochs)
+        if epochs >= 7:  # from where on no share is below one
+            np.testing.assert_allclose(counts, np.array([16, 6, 4]) * epochs / 26, atol=1)
+
+
+def test_schedule_is_described():
+    text = describe_schedule((Phase(3, 2e-4, frozen=("xception",)), Phase(1, 5e-6)))
+    assert text.splitlines() == [
+        "phase 1: epochs 1–3, adam, constant learning rate 0.0002, frozen: xception",
+        "phase 2: epochs 4–4, adam, constant learning rate 5e-06",
+    ]
+
+
+def test_unknown_recipe_names_the_known_ones():
+    with pytest.raises(ParameterError, match=r"'nonsense'.*published"):
+        resnet_phases("nonsense", 26)
+
+
+def tiny_run(data, run_dir, *, phases=PHASES, parameters=PARAMETERS, **options):
+    keras.utils.set_random_seed(3)
+    model = build_resnet((1,), width=4)
+    x, y = data.x_train[:200], data.y_train[:200]
+    options = {"batch_size": 64, "seed": 3} | options
+    state = train(model, x, y, phases, run_dir=run_dir, parameters=parameters, **options)
+    return model, state
+
+
+class Interrupt(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole_run(synthetic, tmp_path_factory):
+    return tiny_run(synthetic, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def assert_same_run(ours, theirs):
+    for a, b in zip(ours[0].get_weights(), theirs[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert ours[1]["history"] == theirs[1]["history"]
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1, 2, 3, 4])
+def test_resumed_run_ends_bit_for_bit_as_the_uninterrupted(
+    synthetic, whole_run, tmp_path, monkeypatch, epochs_before
+):
+    """Interrupted within an epoch, in either phase and between them."""
+    fit_epoch = training._fit_epoch
+
+    def fit_until(model, x, y, epoch, *rest):
+        logs = fit_epoch(model, x, y, epoch, *rest)
+        if epoch == epochs_before:  # trained, but killed before its checkpoint
+            raise Interrupt
+        return logs
+
+    monkeypatch.setattr(training, "_fit_epoch", fit_until)
+    if epochs_before < 4:
+        with pytest.raises(Interrupt):
+            tiny_run(synthetic, tmp_path)
+    else:
+        tiny_run(synthetic, tmp_path)
+    monkeypatch.undo()
+    assert_same_run(tiny_run(synthetic, tmp_path), whole_run)
+
+
+def test_kill_between_weights_and_state_goes_on_from_the_epoch_before(
+    synthetic, whole_run, tmp_path, monkeypatch
+):
+    write_json = training.save_checkpoint.__globals__["write_json"]
+
+    def killed(file, content):
+        if content["epochs_done"] == 2:
+            raise Interrupt
+        write_json(file, content)
+
+    monkeypatch.setitem(training.save_checkpoint.__globals__, "write_json", killed)
+    with pytest.raises(Interrupt):
+        tiny_run(synthetic, tmp_path)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["epochs_done"] == 1
+    assert_same_run(tiny_run(synthetic, tmp_path), whole_run)
+    assert len(list(tmp_path.glob("*.weights.h5"))) == 1
+
+
+def test_another_seed_gives_other_weights(synthetic, whole_run, tmp_path):
+    model, _ = tiny_run(synthetic, tmp_path, seed=4)
+    assert not np.array_equal(model.get_weights()[0], whole_run[0].get_weights()[0])
+
+
+def test_other_parameters_are_refused_and_named(synthetic, tmp_path):
+    tiny_run(synthetic, tmp_path, phases=(Phase(1, 1e-3),))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(RunError, match=r"width is 4 there and 8 here.*run_name"):
+        tiny_run(synthetic, tmp_path, parameters=PARAMETERS | {"width": 8})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_finished_record_without_checkpoint_is_not_overwritten(synthetic, tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="choose another run_name"):
+        tiny_run(synthetic, tmp_path)
+
+
+def test_damaged_checkpoint_is_one_sentence(synthetic, tmp_path):
+    (tmp_path / "checkpoint.json").write_text('{"epochs_done": 1, "par')
+    with pytest.raises(RunError, match="damaged"):
+        tiny_run(synthetic, tmp_path)
+
+
+def test_history_and_epoch_lines(synthetic, tmp_path, capsys):
+    validation = (synthetic.x_test[:50], synthetic.y_test[:50])
+    _, state = tiny_run(synthetic, tmp_path, validation_data=validation)
+    history = state["history"]
+    assert history["epoch"] == [1, 2, 3, 4]
+    assert history["phase"] == [1, 1, 2, 2]
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert len(history[name]) == 4 and all(map(math.isfinite, history[name]))
+    assert len(state["phase_seconds"]) == 2 and min(state["phase_seconds"]) > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [f"epoch {n}/4" for n in (1, 2, 3, 4)]
+    assert f"val_accuracy {history['val_accuracy'][0]:.4f}" in lines[0]
+
+
+def test_training_learns(synthetic, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = build_resnet((1, 1), width=8, dropout_rate=0.0)
+    options = {"run_dir": tmp_path, "parameters": {}, "batch_size": 50, "seed": 0}
+    state = train(model, synthetic.x_train, synthetic.y_train, (Phase(3, 3e-3),), **options)
+    assert state["history"]["accuracy"][-1] > 0.05  # chance is 0.01
+
+
+def test_frozen_layers_stand_still_and_the_others_move(synthetic, tmp_path):
+    keras.utils.set_random_seed(3)
+    before = build_resnet((1,), width=4)
+    model, _ = tiny_run(synthetic, tmp_path, phases=(Phase(1, 1e-2, frozen=("stem_conv",)),))
+    for layer in before.layers:
+        unmoved = [
+            np.array_equal(a, b)
+            for a, b in zip(
+                layer.get_weights(), model.get_layer(layer.name).get_weights(), strict=True
+            )
+        ]
+        if layer.name == "stem_conv":
+            assert all(unmoved)
+        elif unmoved and "dropout" not in layer.name:
+            assert not all(unmoved), layer.name
+
+
+def test_weight_decay_spares_biases_and_batch_normalization():
+    model = build_resnet((1,), width=4)
+    compile_phase(model, Phase(1, 0.1, optimizer="sgd", weight_decay=0.1), steps_per_epoch=10)
+    decayed = {v.path for v in model.trainable_variables if model.optimizer._use_weight_decay(v)}
+    assert decayed == {v.path for v in model.trainable_variables if v.path.endswith("kernel")}
+
+
+def test_one_cycle_rises_for_a_quarter_and_ends_at_zero():
+    model = build_resnet((1,), width=4)
+    compile_phase(model, Phase(2, 0.3, optimizer="sgd", schedule="one_cycle"), steps_per_epoch=50)
+    schedule = model.optimizer._learning_rate
+    rates = [float(schedule(step)) for step in range(101)]
+    assert rates[0] == 0 and max(rates) == pytest.approx(0.3) and rates.index(max(rates)) == 25
+    assert rates[-1] == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_smoothed_crossentropy_equals_its_definition(smoothing):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(7), size=20).astype("float32")
+    labels = rng.integers(0, 7, 20)
+    target = np.full((20, 7), smoothing / 7)
+    target[np.arange(20), labels] += 1 - smoothing
+    expected = -(target * np.log(probabilities)).sum(axis=1).mean()
+    assert float(SmoothedCrossentropy(smoothing)(labels, probabilities)) == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_long_training_is_announced_once(synthetic, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "HOUR", 1e-9)
+    monkeypatch.setattr(training, "TIMED_STEPS", 2)
+    tiny_run(synthetic, tmp_path)
+    assert capsys.readouterr().out.count("this training takes about") == 1
+
+
+def test_short_training_is_not_announced(synthetic, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "TIMED_STEPS", 2)
+    tiny_run(synthetic, tmp_path)
+    assert "takes about" not in capsys.readouterr().out
+
+
+def test_scaling_one_phase():
+    assert epochs_of(scale_epochs((Phase(26, 0.3),), 3)) == [3]
+
+
+def test_folder_moved_elsewhere_resumes(synthetic, whole_run, tmp_path):
+    tiny_run(synthetic, tmp_path / "here")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert_same_run(tiny_run(synthetic, tmp_path / "there"), whole_run)
