@@ -34,7 +34,7 @@ package = types.ModuleType("cifar100_helpers")
 package.__path__ = [sys.argv[1]]
 sys.modules["cifar100_helpers"] = package
 from cifar100_helpers.data import load_cifar100
-load_cifar100(sys.argv[2])
+load_cifar100(sys.argv[2] or None)
 assert "keras" not in sys.modules
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
@@ -43,8 +43,8 @@ print(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
 
 def peak_megabytes(package, folder):
     """Of a process started while this one is still small, because some systems count both."""
-    command = [sys.executable, "-c", MEASURE_PEAK, str(package), str(folder)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    command = [sys.executable, "-c", MEASURE_PEAK, str(package), folder]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def seconds(function, *arguments):
@@ -56,36 +56,27 @@ def seconds(function, *arguments):
 def main():
     parser = argparse.ArgumentParser(description="Ours beside Keras's reader of CIFAR-100.")
     parser.add_argument("folder", nargs="?", help="holds train, test and meta")
-    folder = parser.parse_args().folder
-
+    folder = parser.parse_args().folder or os.environ.get("CIFAR100_DIR", "")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     package = Path(__file__).resolve().parent.parent / "cifar100_helpers"
-    if folder is None:
-        folder = os.environ.get("CIFAR100_DIR") or default_folder()
     peak = peak_megabytes(package, folder)
 
     import numpy as np
     from keras.src.datasets.cifar import load_batch
 
     from cifar100_helpers.data import load_cifar100
-    from cifar100_helpers.download import locate
+    from cifar100_helpers.download import find_cached, locate
 
     def load_with_keras(files):
         batches = [load_batch(files / name, label_key="fine_labels") for name in ("train", "test")]
         return [(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), y) for x, y in batches]
 
-    files = locate(folder)
+    files = locate(folder) if folder else find_cached()
     ours, theirs = [], []
     for _ in range(1 + REPEATS):
-        ours.append(seconds(load_cifar100, folder))
+        ours.append(seconds(load_cifar100, files))
         theirs.append(seconds(load_with_keras, files))
     report(ours[1:], theirs[1:], peak)
-
-
-def default_folder():
-    from cifar100_helpers.download import fetch, find_cached
-
-    return find_cached() or fetch()
 
 
 def report(ours, theirs, peak):
