@@ -44,7 +44,10 @@ print(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
 def peak_megabytes(package, folder):
     """Of a process started while this one is still small, because some systems count both."""
     command = [sys.executable, "-c", MEASURE_PEAK, str(package), folder]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        sys.exit("the data could not be read, see above")
+    return float(process.stdout)
 
 
 def seconds(function, *arguments):
