@@ -42,6 +42,7 @@ RULES = {
     "dropout_rate": (_fraction, "a number from 0 up to, but not, 1"),
     "epochs": _whole_number(1),
     "precision": _choice(*PRECISIONS),
+    "random_transforms": (lambda value: isinstance(value, bool), "True or False"),
     "recipe": (_is_text, "the name of a recipe in quotes"),
     "results_dir": (_is_text, "a folder in quotes"),
     "run_name": (_is_name, "a folder's name of letters, digits, '.', '_' and '-'"),

@@ -6,6 +6,17 @@ import numpy as np
 from .evaluation import class_accuracy, most_confident_mistakes, most_confused_pairs
 
 TRAINING_COLOUR, VALIDATION_COLOUR = "tab:blue", "tab:orange"
+_CENTRED_BELOW = {"ha": "center", "va": "top", "fontsize": 8}
+
+
+def mark_figures(data):
+    """Have every figure drawn from now on say so where `data` is synthetic, and only there."""
+    hook = f"{__name__}:_stamp_synthetic"
+    plt.rcParams["figure.hooks"] = [hook] if data.name == "synthetic" else []
+
+
+def _stamp_synthetic(figure):
+    figure.text(0.995, 0.005, "synthetic data", ha="right", va="bottom", color="tab:red", size=8)
 
 
 def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):
@@ -30,29 +41,42 @@ def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):
     return axes.flat[: len(images)]
 
 
-def plot_class_mosaic(images, labels, data, ax=None):
-    """Draw one image of every class, a row per superclass with the names of its five classes.
+def plot_class_mosaic(images, data, ax=None):
+    """Draw one picture of every class, a row per superclass, with the names of its five classes.
 
-    `images`: uint8 (n, 32, 32, 3) with `labels`: int (n,); the first image of each class is taken.
+    `images`: uint8 (100, height, width, 3), in the order of the classes.
     """
-    order = np.argsort(data.coarse_of_fine, kind="stable").reshape(-1, 5)
-    first = [int(np.flatnonzero(labels == fine)[0]) for fine in range(len(data.fine_names))]
-    ax = ax or plt.subplots(figsize=(9, 15), layout="constrained")[1]
-    pitch_x, pitch_y = 64, 42  # room for a name beside and below each 32-pixel image
-    for row, classes in enumerate(order):
+    ax = ax or plt.subplots(figsize=(8.5, 14), layout="constrained")[1]
+    by_superclass = np.argsort(data.coarse_of_fine, kind="stable").reshape(-1, 5)
+    for row, classes in enumerate(by_superclass):
         for column, fine in enumerate(classes):
-            left, top = column * pitch_x, row * pitch_y
-            ax.imshow(images[first[fine]], extent=(left, left + 32, top + 32, top))
-            name = data.fine_names[fine].replace("_", " ")
-            ax.text(left + 16, top + 33, name, ha="center", va="top", fontsize=8)
-    ax.set_yticks([row * pitch_y + 16 for row in range(len(order))])
-    ax.set_yticklabels([data.coarse_names[row].replace("_", " ") for row in range(len(order))])
-    ax.set_xlim(-8, 4 * pitch_x + 44)
-    ax.set_ylim(len(order) * pitch_y, -4)
-    ax.set_xticks([])
+            left, top = (
+                1.7 * column,
+                1.4 * row,
+            )  # in pictures: room beside each, and below for a name
+            ax.imshow(images[fine], extent=(left, left + 1, top + 1, top))
+            ax.text(left + 0.5, top + 1.03, _words(data.fine_names[fine]), **_CENTRED_BELOW)
+    rows = range(len(by_superclass))
+    ax.set_yticks([1.4 * row + 0.5 for row in rows], [_words(data.coarse_names[r]) for r in rows])
+    ax.set(xlim=(-0.4, 8.2), ylim=(1.4 * len(by_superclass), -0.1), xticks=[])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title("Twenty superclasses of five classes each")
+    return ax
+
+
+def plot_class_distances(distances, data, ax=None):
+    """Draw the (100, 100) `distances` between classes, the classes ordered by superclass."""
+    ax = ax or plt.subplots(figsize=(8, 7), layout="constrained")[1]
+    order = np.argsort(data.coarse_of_fine, kind="stable")
+    shown = np.where(np.eye(len(order), dtype=bool), np.nan, distances[np.ix_(order, order)])
+    picture = ax.imshow(shown, cmap="viridis")
+    middles = np.arange(len(data.coarse_names)) * 5 + 2
+    ax.set_yticks(middles, [_words(name) for name in data.coarse_names], fontsize=8)
+    ax.set_xticks([])
+    for edge in middles[1:] - 2.5:
+        ax.axhline(edge, color="white", lw=0.5)
+        ax.axvline(edge, color="white", lw=0.5)
+    ax.figure.colorbar(picture, ax=ax, shrink=0.8, label="distance of the mean images")
     return ax
 
 
@@ -96,7 +120,7 @@ def plot_class_accuracy(probabilities, labels, names, *, count=10, ax=None):
     ax = ax or plt.subplots(figsize=(7, 0.25 * len(shown) + 1), layout="constrained")[1]
     colours = ["tab:red"] * count + ["tab:green"] * count
     ax.barh(range(len(shown)), accuracy[shown], color=colours)
-    ax.set_yticks(range(len(shown)), [names[fine].replace("_", " ") for fine in shown])
+    ax.set_yticks(range(len(shown)), [_words(names[fine]) for fine in shown])
     ax.axhline(count - 0.5, color="grey", ls=":", lw=1)
     ax.set(xlabel="fraction of test images recognised", xlim=(0, 1))
     ax.set_title(f"The {count} hardest and the {count} easiest classes")
@@ -108,7 +132,7 @@ def plot_confused_pairs(probabilities, labels, names, *, count=12, ax=None):
     pairs = most_confused_pairs(probabilities, labels, count)
     ax = ax or plt.subplots(figsize=(7, 0.28 * count + 1), layout="constrained")[1]
     ax.barh(range(len(pairs)), [images for _, _, images in pairs], color="tab:purple")
-    readable = [f"{names[a]} / {names[b]}".replace("_", " ") for a, b, _ in pairs]
+    readable = [_words(f"{names[a]} / {names[b]}") for a, b, _ in pairs]
     ax.set_yticks(range(len(pairs)), readable)
     ax.invert_yaxis()
     ax.set_xlabel("test images of either class taken for the other")
@@ -124,5 +148,8 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, count=10):
         f"“{names[predicted[i]]}”\n{probabilities[i, predicted[i]]:.0%}, is\n{names[labels[i]]}"
         for i in mistakes
     ]
-    titles = [title.replace("_", " ") for title in titles]
-    return plot_images(images[mistakes], titles, columns=5, size=1.5)
+    return plot_images(images[mistakes], list(map(_words, titles)), columns=5, size=1.5)
+
+
+def _words(name):
+    return name.replace("_", " ")

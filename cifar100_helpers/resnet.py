@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from . import transforms
 from .normalization import BatchNormalization
 
 
@@ -42,17 +43,20 @@ def build_resnet(
     dropout_rate=0.5,
     num_classes=100,
     input_shape=(32, 32, 3),
+    random_transforms=False,
 ):
     """Build the published ResNet: a stem, stages of residual blocks, pooling and a softmax.
 
     Stage k (from 1) has `num_blocks_list[k - 1]` blocks of `width` · 2^(k - 1) filters; from
     stage 2 on, its first block halves height and width. Takes uint8 images (batch,
     *`input_shape`), which the network itself scales to [0, 1]; returns float32 class
-    probabilities (batch, `num_classes`).
+    probabilities (batch, `num_classes`). `random_transforms` crops, flips and cuts out of the
+    images in training.
     46,203,236 parameters at the defaults, 739,972 at `width=16`.
     """
     images = keras.Input(input_shape, dtype="uint8", name="images")
-    x = layers.Rescaling(1 / 255, name="rescale")(images)
+    x = transforms.random_transforms()(images) if random_transforms else images
+    x = layers.Rescaling(1 / 255, name="stem_rescale")(x)
 
     x = layers.Conv2D(width, 3, padding="same", name="stem_conv")(x)
     x = BatchNormalization(name="stem_bn")(x)
@@ -74,3 +78,17 @@ def build_resnet(
         num_classes, activation="softmax", dtype="float32", name="probabilities"
     )(x)
     return keras.Model(images, probabilities, name="resnet")
+
+
+def describe_stages(model):
+    """One line per stage of a network from `build_resnet`: output size, filters and parameters."""
+    stages = {}
+    for layer in model.layers:
+        if layer.name != "images":
+            stages.setdefault(layer.name.split("_")[0], []).append(layer)
+    lines = [f"{'stage':<15}{'output':>14}{'parameters':>14}"]
+    for stage, stage_layers in stages.items():
+        output = " × ".join(map(str, stage_layers[-1].output.shape[1:]))
+        parameters = sum(layer.count_params() for layer in stage_layers)
+        lines.append(f"{stage:<15}{output:>14}{parameters:>14,}")
+    return "\n".join([*lines, f"{'all':<15}{'':>14}{model.count_params():>14,}"])

@@ -3,8 +3,33 @@
 import importlib.metadata
 import os
 import platform
+import tempfile
+from contextlib import contextmanager
 
-import keras
+
+@contextmanager
+def _without_startup_notices():
+    """Hide what a backend writes to standard error while it loads, unless loading fails.
+
+    TensorFlow prints its first notices before it reads TF_CPP_MIN_LOG_LEVEL, past `sys.stderr`.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notices:
+        os.dup2(notices.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notices.seek(0)
+            os.write(stderr, notices.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+with _without_startup_notices():
+    import keras
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 

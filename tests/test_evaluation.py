@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
+
+from cifar100_helpers.evaluation import (
+    class_accuracy,
+    count_confusions,
+    evaluate,
+    most_confident_mistakes,
+    most_confused_pairs,
+)
+
+COARSE = np.arange(100) % 20
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(100), 8))
+    scores = rng.normal(size=(800, 100))
+    scores[np.arange(800), labels] += 2
+    probabilities = np.exp(scores)
+    return probabilities / probabilities.sum(axis=1, keepdims=True), labels
+
+
+def test_metrics_equal_scikit_learn(predictions):
+    probabilities, labels = predictions
+    metrics = evaluate(probabilities, labels, COARSE)
+    predicted = probabilities.argmax(axis=1)
+    assert 0.2 < metrics["top1"] < 0.8
+    assert metrics == pytest.approx(
+        {
+            "top1": accuracy_score(labels, predicted),
+            "top5": top_k_accuracy_score(labels, probabilities, k=5),
+            "superclass_top1": accuracy_score(labels % 20, predicted % 20),
+            "loss": log_loss(labels, probabilities),
+        },
+        rel=1e-6,
+    )
+
+
+def test_perfect_and_hopeless_model():
+    labels = np.arange(100)
+    perfect = evaluate(np.eye(100), labels, COARSE)
+    assert perfect["top1"] == perfect["top5"] == perfect["superclass_top1"] == 1
+    assert perfect["loss"] == pytest.approx(0, abs=2e-5)
+    hopeless = evaluate(np.eye(100)[(labels + 1) % 100], labels, COARSE)
+    assert hopeless["top1"] == hopeless["superclass_top1"] == 0
+    assert hopeless["loss"] == pytest.approx(-np.log(1e-7), rel=1e-4)  # clipped, not infinite
+
+
+def test_constant_model_scores_chance():
+    uniform = np.full((1000, 100), 0.01)
+    metrics = evaluate(uniform, np.arange(1000) % 100, COARSE)
+    assert metrics["top1"] == 0.01
+    assert metrics["loss"] == pytest.approx(np.log(100))
+
+
+def test_mistake_within_the_superclass_counts_for_the_superclass():
+    probabilities = np.eye(100)[[20, 1]]
+    metrics = evaluate(probabilities, np.array([0, 0]), COARSE)  # 0 and 20 are siblings
+    assert metrics["top1"] == 0 and metrics["superclass_top1"] == 0.5
+
+
+def test_float16_is_evaluated_in_double_precision(predictions):
+    probabilities, labels = predictions
+    stored = probabilities.astype(np.float16)
+    exact = evaluate(stored.astype(np.float64), labels, COARSE)
+    assert evaluate(stored, labels, COARSE) == exact
+
+
+def test_class_accuracy_equals_recall(predictions):
+    probabilities, labels = predictions
+    expected = recall_score(labels, probabilities.argmax(axis=1), average=None)
+    np.testing.assert_allclose(class_accuracy(probabilities, labels), expected)
+
+
+def test_class_without_images_has_no_accuracy():
+    accuracy = class_accuracy(np.eye(3), np.array([0, 1, 1]))
+    np.testing.assert_array_equal(accuracy, [1, 0.5, np.nan])
+
+
+def test_confusions_equal_a_slow_count(predictions):
+    probabilities, labels = predictions
+    counts = np.zeros((100, 100), int)
+    for row, label in zip(probabilities, labels, strict=True):
+        counts[label, row.argmax()] += 1
+    np.testing.assert_array_equal(count_confusions(probabilities, labels), counts)
+
+
+def test_most_confused_pairs_counts_both_directions():
+    labels = np.array([0, 0, 1, 2, 2, 2, 3])
+    predicted = np.array([1, 1, 0, 2, 3, 0, 3])
+    pairs = most_confused_pairs(np.eye(4)[predicted], labels, count=10)
+    assert pairs == [(0, 1, 3), (0, 2, 1), (2, 3, 1)]
+    assert most_confused_pairs(np.eye(4)[predicted], labels, count=1) == [(0, 1, 3)]
+    assert most_confused_pairs(np.eye(4)[labels], labels) == []
+
+
+def test_most_confident_mistakes_are_wrong_and_in_order():
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
+    labels = np.array([0, 0, 0, 1])
+    np.testing.assert_array_equal(most_confident_mistakes(probabilities, labels), [2, 1])
+    np.testing.assert_array_equal(most_confident_mistakes(probabilities, labels, count=1), [2])

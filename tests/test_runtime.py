@@ -1,0 +1,43 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from cifar100_helpers.runtime import configure, describe
+
+
+def test_same_seed_same_numbers():
+    drawn = []
+    for seed in (1, 1, 2):
+        configure(seed=seed)
+        drawn.append((np.random.rand(), float(keras.random.uniform(()))))  # noqa: NPY002
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_precision_reaches_the_layers(precision):
+    configure(precision=precision)
+    layer = keras.layers.Dense(1)
+    assert layer.compute_dtype == precision.removeprefix("mixed_")
+    assert layer.variable_dtype == "float32"
+
+
+def test_description_is_plain_and_true():
+    described = describe()
+    assert described["backend"] == keras.backend.backend()
+    assert described["versions"]["keras"] == keras.__version__
+    assert described["device"] and described["cores"] >= 1
+
+
+def test_import_and_first_computation_are_quiet():
+    script = "import cifar100_helpers as c; c.configure(); c.build_resnet((1,), width=2)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_failing_import_still_explains_itself():
+    script = "import os; os.environ['KERAS_BACKEND'] = 'nonsense'; import cifar100_helpers"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode != 0 and "nonsense" in run.stderr
