@@ -11,8 +11,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Keras composes the operation from about ten passes over the activations, in float32 even under
     mixed precision; on a CPU these cost more than the convolutions of a narrow network. Same
-    variables, and same results up to rounding.
+    variables, and same results up to rounding. The moving averages follow within tens of steps
+    (`momentum` 0.9): Keras's 0.99 makes the first hundreds of steps look untrained in inference.
     """
+
+    def __init__(self, momentum=0.9, **options):
+        super().__init__(momentum=momentum, **options)
 
     def call(self, inputs, training=None):
         training = bool(training) and self.trainable

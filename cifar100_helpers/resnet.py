@@ -55,7 +55,7 @@ def build_resnet(
     46,203,236 parameters at the defaults, 739,972 at `width=16`.
     """
     images = keras.Input(input_shape, dtype="uint8", name="images")
-    x = transforms.random_transforms()(images) if random_transforms else images
+    x = transforms.RandomTransforms()(images) if random_transforms else images
     x = layers.Rescaling(1 / 255, name="stem_rescale")(x)
 
     x = layers.Conv2D(width, 3, padding="same", name="stem_conv")(x)

@@ -23,22 +23,9 @@ def synthetic():
     return load_synthetic(train_size=2_000, test_size=500, seed=0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def fresh_keras():
-    """Every test starts from the same seed, in float32 and without another test's graph."""
+    """Start a test from the same seed, in float32 and without another test's graph."""
     keras.utils.clear_session()
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
-
-
-def pytest_collectstart(collector):
-    # C++ notices reach stderr in some environments and not in others.
-    if hasattr(collector, "skip_compare"):
-        collector.skip_compare += ("stderr",)
-
-
-def pytest_collection_modifyitems(items):
-    # nbval waits 5 s for each message after a cell's reply; a loaded machine needs more.
-    for item in items:
-        if hasattr(item, "output_timeout"):
-            item.output_timeout = 60

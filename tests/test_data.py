@@ -16,11 +16,6 @@ from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES,
 CLASSES = list(range(100))
 
 
-@pytest.fixture
-def fresh_keras():
-    """In place of the one for all tests: nothing here needs Keras reset, and it takes long."""
-
-
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory):
     """The bytes of three small files in the official format."""

@@ -21,11 +21,6 @@ from cifar100_helpers.synthetic import write_synthetic
 FOLDER = "cifar-100-python"
 
 
-@pytest.fixture
-def fresh_keras():
-    """In place of the one for all tests: nothing here needs Keras reset, and it takes long."""
-
-
 def tar(members):
     """A gzipped archive of `members`, pairs of a `TarInfo` or a name and the content."""
     buffer = io.BytesIO()

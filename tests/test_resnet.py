@@ -5,6 +5,8 @@ import pytest
 from cifar100_helpers.normalization import BatchNormalization
 from cifar100_helpers.resnet import build_resnet, residual_block
 
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
 
 def count_by_hand(num_blocks_list, width, num_classes, channels=3):
     """Parameters from the published description: biased convolutions, four vectors per BN."""

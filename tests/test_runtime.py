@@ -7,6 +7,8 @@ import pytest
 
 from cifar100_helpers.runtime import configure, describe
 
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
 
 def test_same_seed_same_numbers():
     drawn = []

@@ -19,11 +19,6 @@ from cifar100_helpers.synthetic import (
 )
 
 
-@pytest.fixture
-def fresh_keras():
-    """In place of the one for all tests: nothing here needs Keras reset, and it takes long."""
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthetic")

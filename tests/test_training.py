@@ -12,6 +12,8 @@ from cifar100_helpers.recipes import Phase, describe_schedule, resnet_phases, sc
 from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.training import SmoothedCrossentropy, compile_phase, train
 
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
 PARAMETERS = {"dataset": "synthetic", "width": 4, "seed": 3}
 PHASES = (
     Phase(2, 0.05, optimizer="sgd", schedule="one_cycle", weight_decay=0.01, label_smoothing=0.1),

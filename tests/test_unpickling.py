@@ -29,11 +29,6 @@ DTYPE = (
 EMPTY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
 
 
-@pytest.fixture
-def fresh_keras():
-    """In place of the one for all tests: nothing here uses Keras, and its reset takes long."""
-
-
 def array(shape, pixels=b"U\x01x", dtype=DTYPE, empty=EMPTY):
     return HEAD + empty + b"(K\x01" + shape + dtype + b"\x89" + pixels + b"tb."
 

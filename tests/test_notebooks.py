@@ -1,0 +1,230 @@
+"""The notebooks: what their files hold, and that they run as their users run them."""
+
+import ast
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from cifar100_helpers import load_run
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROFILES = sorted((ROOT / "notebooks").glob("*/*.yaml"))
+TAGS = {"parameters", "nbval-ignore-output"}
+
+
+def name_of(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags_of(cell):
+    return cell.metadata.get("tags", [])
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=name_of)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+# What the files hold
+
+
+def test_was_run_from_top_to_bottom(notebook):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_has_one_cell_of_parameters_and_known_tags(notebook):
+    tags = [tag for cell in notebook.cells for tag in tags_of(cell)]
+    assert tags.count("parameters") == 1
+    assert set(tags) <= TAGS
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_parameters_are_plain_and_explained(notebook):
+    cell = next(cell for cell in notebook.cells if "parameters" in tags_of(cell))
+    for line in cell.source.splitlines():
+        assert re.fullmatch(r"[a-z_]+ = \S+  # [^=]+", line), line
+        ast.literal_eval(line.split(" = ")[1].split("  #")[0])
+
+
+def test_stored_outputs_are_clean(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr"
+            text = json.dumps(output)
+            assert "widget" not in text
+            assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users|usr|opt)/", text), text[
+                :300
+            ]
+
+
+def test_enough_is_checked(notebook):
+    cells = code_cells(notebook)
+    ignored = [cell for cell in cells if "nbval-ignore-output" in tags_of(cell)]
+    checked_outputs = [c for c in cells if c.outputs and "nbval-ignore-output" not in tags_of(c)]
+    assert len(checked_outputs) >= 5
+    assert len(ignored) <= len(cells) / 2
+
+
+def test_ignored_cells_are_followed_by_a_checked_one(notebook):
+    """What may differ from run to run is never the last word."""
+    cells = code_cells(notebook)
+    assert "nbval-ignore-output" not in tags_of(cells[-1])
+
+
+def test_cells_are_short_and_explained(notebook):
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
+    imports = next(i for i, cell in enumerate(code_cells(notebook)) if "import" in cell.source)
+    del lengths[imports]
+    assert max(lengths) <= 16
+    assert statistics.median(lengths) <= 7
+    assert not any(re.search(r";\s*$", cell.source) for cell in code_cells(notebook))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_file_is_small(path):
+    assert path.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_has_a_quick_profile(path):
+    assert (path.parent / "quick" / f"{path.stem}.yaml") in PROFILES
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=name_of)
+def test_profile_sets_parameters_of_its_notebook(profile):
+    notebook = ROOT / "notebooks" / f"{profile.stem}.ipynb"
+    known = papermill.inspect_notebook(str(notebook))
+    values = yaml.safe_load(profile.read_text())
+    assert values.keys() <= known.keys()
+    for name, value in values.items():
+        default = ast.literal_eval(known[name]["default"])
+        assert type(value) is type(default), name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_all_parameters_are_checked(path):
+    """The names given to `check_parameters` are those of the parameters cell."""
+    source = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+    call = re.search(r'check_parameters\(\s*globals\(\),\s*((?:"[^"]*"\s*)+)', source)
+    checked = "".join(re.findall(r'"([^"]*)"', call.group(1))).split()
+    assert checked == list(papermill.inspect_notebook(str(path)))
+
+
+# That they run
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """The environment of a user who named no folder and no backend."""
+    unset = ("CIFAR100_DIR", "MPLBACKEND", "PYTEST_CURRENT_TEST")
+    return {key: value for key, value in os.environ.items() if key not in unset}
+
+
+def run(command, *, cwd, env):
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_quick_copy_passes_nbval(path, tmp_path, environment):
+    """The stored outputs are those of the published run; what is checked must not depend on it."""
+    folder = ROOT / "build" / "nbval"
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = yaml.safe_load((path.parent / "quick" / f"{path.stem}.yaml").read_text())
+    if "results_dir" in papermill.inspect_notebook(str(path)):
+        parameters["results_dir"] = str(tmp_path)
+    copy = folder / path.name
+    papermill.execute_notebook(
+        path, copy, parameters, prepare_only=True, progress_bar=False, kernel_name="python3"
+    )
+    flags = "--nbval --nbval-current-env --nbval-cell-timeout 300 -x -q -p no:cacheprovider"
+    checked = run(
+        ["pytest", *flags.split(), "--nbval-kernel-startup-timeout", "120", copy],
+        cwd=ROOT,
+        env=environment,
+    )
+    assert checked.returncode == 0, checked.stdout[-6000:]
+    for record in tmp_path.glob("*/run.json"):
+        assert load_run(record.parent).record["dataset"] == "synthetic"
+
+
+@pytest.mark.parametrize("cwd", ["notebooks", "."])
+def test_papermill_from_notebooks_and_from_the_root(cwd, tmp_path, environment):
+    notebook = "03_resnet.ipynb" if cwd == "notebooks" else "notebooks/03_resnet.ipynb"
+    output = tmp_path / "out.ipynb"
+    tiny = "-p dataset synthetic -p epochs 1 -p train_limit 200 -p copies 0 -p width 2"
+    where = ["-p", "results_dir", "build/runs", "-p", "run_name", f"from_{cwd.strip('.')}root"]
+    record = ROOT / "build" / "runs" / where[-1]
+    for file in record.glob("*"):
+        file.unlink()
+    done = run(
+        ["papermill", notebook, output, *tiny.split(), *where, "--no-progress-bar"],
+        cwd=ROOT / cwd,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    recorded = load_run(record).record
+    assert recorded["dataset"] == "synthetic" and recorded["parameters"]["epochs"] == 1
+    executed = nbformat.read(output, as_version=4)
+    names = {out.get("name") for cell in code_cells(executed) for out in cell.outputs}
+    assert "stderr" not in names
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("-p epochs 0", "epochs must be a whole number of at least 1, not 0."),
+        ("-p epochs abc", "epochs must be a whole number of at least 1, not 'abc'."),
+        ("-p recipe nonsense", "recipe 'nonsense' does not exist: choose one of"),
+        ("-p epcohs 3", "epcohs is no parameter of this notebook: did you mean epochs?"),
+    ],
+)
+def test_wrong_parameter_is_one_clear_error(wrong, sentence, tmp_path, environment):
+    output = tmp_path / "out.ipynb"
+    done = run(
+        ["papermill", "03_resnet.ipynb", output, *wrong.split(), "--no-progress-bar"],
+        cwd=ROOT / "notebooks",
+        env=environment,
+    )
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    errors = [
+        out
+        for cell in code_cells(nbformat.read(output, as_version=4))
+        for out in cell.outputs
+        if out.output_type == "error"
+    ]
+    assert len(errors) == 1 and len(errors[0].traceback) == 1
+
+
+def test_no_data_and_no_network_is_one_clear_error(tmp_path, environment):
+    """Never a silent step to synthetic data."""
+    nowhere = {"KERAS_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    done = run(
+        ["papermill", "01_data.ipynb", tmp_path / "out.ipynb", "--no-progress-bar"],
+        cwd=ROOT / "notebooks",
+        env=environment | nowhere,
+    )
+    assert done.returncode != 0
+    assert "DatasetError" in done.stderr
