@@ -253,19 +253,20 @@ def _warp_into(out, images, matrices):
     steps >>= FIXED_BITS - STEP_BITS
     steps = steps.astype(np.int16)  # (x and y, image, row, column)
     last = (SIDE - 1) << STEP_BITS
-    steps = last - np.abs(last - np.abs(steps))  # reflected at both borders
-    pixels = np.empty((len(images), SIDE, SIDE, 2), np.int16)
-    np.right_shift(steps, STEP_BITS, out=np.moveaxis(pixels, -1, 0))
+    for _ in range(2):  # reflected at the first pixel, then, seen from behind, at the last
+        np.subtract(last, np.abs(steps, out=steps), out=steps)
+    height = len(images) * SIDE
+    x, y = steps.reshape(2, height, SIDE)
+    below = (1 << STEP_BITS) - 1
+    fractions = (x & below) | (y & below) << STEP_BITS
+    steps >>= STEP_BITS
     # OpenCV sees one tall picture. No image bleeds into the next: at its last row and column the
     # neighbour beyond has weight zero.
-    pixels[..., 1] += SIDE * np.arange(len(images), dtype=np.int16)[:, None, None]
-    steps &= (1 << STEP_BITS) - 1
-    fractions = (steps[0] + (steps[1] << STEP_BITS)).view(np.uint16)
-    height = len(images) * SIDE
+    steps[1] += SIDE * np.arange(len(images), dtype=np.int16)[:, None, None]
     cv2.remap(
         images.reshape(height, SIDE, 3),
-        pixels.reshape(height, SIDE, 2),
-        fractions.reshape(height, SIDE),
+        cv2.merge((x, y)),
+        fractions.view(np.uint16),
         cv2.INTER_LINEAR,
         dst=out.reshape(height, SIDE, 3),
         borderMode=cv2.BORDER_REPLICATE,
