@@ -11,12 +11,14 @@ from .resnet import build_resnet, describe_stages, residual_block
 from .results import Run, load_run, project_path, save_run
 from .synthetic import load_synthetic
 from .training import train
+from .transforms import RandomTransforms
 
 __all__ = [
     "Cifar100",
     "DatasetError",
     "ParameterError",
     "Phase",
+    "RandomTransforms",
     "Run",
     "RunError",
     "augmented_copies",

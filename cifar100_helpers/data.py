@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar100_helpers.download import fetch, find_cached, locate
-from cifar100_helpers.errors import DatasetError, ParameterError
-from cifar100_helpers.reading import NUM_CLASSES, read_batch, read_names
+from .download import fetch, find_cached, locate
+from .errors import DatasetError, ParameterError
+from .reading import NUM_CLASSES, read_batch, read_names
 
 
 @dataclass(frozen=True, eq=False, repr=False)

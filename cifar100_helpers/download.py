@@ -11,8 +11,8 @@ import urllib.request
 import zlib
 from pathlib import Path, PurePosixPath
 
-from cifar100_helpers.errors import DatasetError
-from cifar100_helpers.progress import progress_bar
+from .errors import DatasetError
+from .progress import progress_bar
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 FOLDER = "cifar-100-python"

@@ -37,6 +37,7 @@ def _is_name(value):
 RULES = {
     "batch_size": _whole_number(1),
     "copies": _whole_number(0),
+    "cutout": _whole_number(0),
     "data_dir": (_is_text, "a folder in quotes, or '' to search"),
     "dataset": _choice("cifar100", "synthetic"),
     "dropout_rate": (_fraction, "a number from 0 up to, but not, 1"),

@@ -92,6 +92,17 @@ def plot_channel_histograms(images, ax=None):
     return ax
 
 
+def plot_brightness(images_by_name, ax=None):
+    """Draw how the mean brightness of an image is distributed in each named uint8 array."""
+    ax = ax or plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    for name, images in images_by_name.items():
+        brightness = images.mean(axis=(1, 2, 3))
+        ax.hist(brightness, bins=64, range=(0, 256), density=True, histtype="step", label=name)
+    ax.set(xlabel="mean value of an image's pixels", ylabel="density", xlim=(0, 255))
+    ax.legend(frameon=False)
+    return ax
+
+
 def plot_training_curves(history, quantity, ax=None):
     """Draw `quantity` ("loss" or "accuracy") by epoch, phases divided by dotted lines.
 

@@ -5,9 +5,9 @@ import pickle
 
 import numpy as np
 
-from cifar100_helpers.download import OFFICIAL_MD5
-from cifar100_helpers.errors import DatasetError
-from cifar100_helpers.unpickling import unpickle
+from .download import OFFICIAL_MD5
+from .errors import DatasetError
+from .unpickling import unpickle
 
 NUM_CLASSES = 100
 NUM_SUPERCLASSES = 20

@@ -3,7 +3,6 @@
 import keras
 from keras import layers
 
-from . import transforms
 from .normalization import BatchNormalization
 
 
@@ -43,19 +42,18 @@ def build_resnet(
     dropout_rate=0.5,
     num_classes=100,
     input_shape=(32, 32, 3),
-    random_transforms=False,
+    augmentation=None,
 ):
     """Build the published ResNet: a stem, stages of residual blocks, pooling and a softmax.
 
     Stage k (from 1) has `num_blocks_list[k - 1]` blocks of `width` · 2^(k - 1) filters; from
     stage 2 on, its first block halves height and width. Takes uint8 images (batch,
-    *`input_shape`), which the network itself scales to [0, 1]; returns float32 class
-    probabilities (batch, `num_classes`). `random_transforms` crops, flips and cuts out of the
-    images in training.
+    *`input_shape`), which go through the layer `augmentation`, if any, and are scaled to [0, 1];
+    returns float32 class probabilities (batch, `num_classes`).
     46,203,236 parameters at the defaults, 739,972 at `width=16`.
     """
     images = keras.Input(input_shape, dtype="uint8", name="images")
-    x = transforms.RandomTransforms()(images) if random_transforms else images
+    x = augmentation(images) if augmentation else images
     x = layers.Rescaling(1 / 255, name="stem_rescale")(x)
 
     x = layers.Conv2D(width, 3, padding="same", name="stem_conv")(x)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar100_helpers.data import read_folder
-from cifar100_helpers.download import FILES
-from cifar100_helpers.errors import DatasetError, ParameterError
-from cifar100_helpers.pickling import batch_opcodes, meta_opcodes
+from .data import read_folder
+from .download import FILES
+from .errors import DatasetError, ParameterError
+from .pickling import batch_opcodes, meta_opcodes
 
 SUPERCLASSES = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),

@@ -8,6 +8,7 @@ from cifar100_helpers.parameters import RULES, check_parameters
 GOOD = {
     "batch_size": 128,
     "copies": 2,
+    "cutout": 8,
     "data_dir": "",
     "dataset": "cifar100",
     "dropout_rate": 0.5,

@@ -74,6 +74,14 @@ def test_channel_histograms_count_every_pixel():
     assert red[0] == green[0] == 1 and blue[0] == blue[255] == 0.5
 
 
+def test_brightness_is_distributed_over_images_not_pixels():
+    images = np.zeros((4, 2, 2, 3), np.uint8)
+    images[:2, 0] = 200  # half of their pixels: a mean of 100
+    ax = plots.plot_brightness({"a": images})
+    heights = {x: y for x, y in ax.patches[0].get_xy() if y > 0}
+    assert set(heights) == {0, 4, 100, 104}
+
+
 def test_training_curves_mark_the_phases():
     ax = plots.plot_training_curves(HISTORY, "loss")
     curve, *boundaries = ax.lines
