@@ -36,7 +36,8 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
         compiled, phase = plan[state["epochs_done"] - 1]
         compile_phase(model, phase, steps)
         load_weights(run_dir, model, state)
-        print(f"going on after epoch {state['epochs_done']}/{len(plan)}, from {run_dir.name}")
+        print("\n".join(_epoch_lines(state["history"], len(plan))))
+        print(f"(epochs up to here were trained before: {run_dir.name} goes on after them)")
 
     first = state["epochs_done"]
     for epoch in range(first, len(plan)):
@@ -51,7 +52,7 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
         _append(state["history"], {"epoch": epoch + 1, "phase": number + 1} | logs)
         state["epochs_done"] = epoch + 1
         save_checkpoint(run_dir, model, state)
-        print(_epoch_line(epoch + 1, len(plan), logs), flush=True)
+        print(_epoch_lines(state["history"], len(plan))[-1], flush=True)
     return state
 
 
@@ -169,7 +170,11 @@ def _append(history, logs):
         history.setdefault(name, []).append(value)
 
 
-def _epoch_line(epoch, epochs, logs):
+def _epoch_lines(history, epochs):
     width = len(str(epochs))
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
-    return f"epoch {epoch:{width}d}/{epochs}  {shown}"
+    measured = [name for name in history if name not in ("epoch", "phase")]
+    return [
+        f"epoch {epoch:{width}d}/{epochs}"
+        + "".join(f"  {name} {history[name][i]:.4f}" for name in measured)
+        for i, epoch in enumerate(history["epoch"])
+    ]
