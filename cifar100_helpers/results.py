@@ -111,3 +111,37 @@ def _validate(record, probabilities, labels, run_dir):
     require(np.isfinite(probabilities).all(), "some probabilities are not finite")
     sums = probabilities.astype(np.float64).sum(axis=1)
     require(np.allclose(sums, 1, atol=0.01), "some probabilities do not sum to 1")
+
+
+# As published, with what is known of each run.
+PUBLISHED = (
+    ("resnet, published", "65.49 %", "–", 46_203_236, "26", "–", "–"),
+    ("xception, published", "72.93 %", "–", 21_961_868, "45", "–", "–"),
+)
+
+
+def results_table(results_dir):
+    """Return a Markdown table of the published figures and every real-data run in `results_dir`."""
+    columns = ("run", "top-1", "top-5", "parameters", "epochs", "minutes", "device")
+    runs = [load_run(file.parent).record for file in sorted(Path(results_dir).glob("*/run.json"))]
+    rows = [*PUBLISHED, *(_table_row(run) for run in runs if run["dataset"] == "cifar100")]
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _table_row(run):
+    metrics, machine = run["metrics"], run["machine"]
+    cores = "" if machine["gpus"] else f", {machine['cores']} cores"
+    return (
+        run["name"],
+        f"{metrics['top1']:.2%}".replace("%", " %"),
+        f"{metrics['top5']:.2%}".replace("%", " %"),
+        run["parameter_count"],
+        str(len(run["history"]["epoch"])),
+        f"{sum(run['phase_seconds']) / 60:.0f}",
+        machine["device"] + cores,
+    )
+
+
+def _cell(value):
+    return f"{value:,}" if isinstance(value, int) else value

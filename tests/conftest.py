@@ -5,6 +5,7 @@ import os
 import keras
 import pytest
 
+from cifar100_helpers.data import load_cifar100
 from cifar100_helpers.synthetic import load_synthetic
 
 
@@ -15,6 +16,12 @@ def real_data_dir():
     if not folder:
         pytest.skip("CIFAR100_DIR is not set: this check needs the real CIFAR-100")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_data(real_data_dir):
+    """The real CIFAR-100."""
+    return load_cifar100(real_data_dir)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from cifar100_helpers.errors import RunError
 from cifar100_helpers.evaluation import evaluate
 from cifar100_helpers.recipes import Phase
 from cifar100_helpers.resnet import build_resnet
-from cifar100_helpers.results import load_run, project_path, save_run
+from cifar100_helpers.results import load_run, project_path, results_table, save_run
 
 COARSE = np.arange(100) // 5
 STATE = {
@@ -131,3 +132,18 @@ def test_relative_folders_start_at_the_project_root(tmp_path, monkeypatch):
         monkeypatch.chdir(folder)
         assert project_path("runs") == tmp_path / "runs"
     assert project_path(str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+
+
+def test_readme_shows_the_table_of_the_committed_records():
+    root = Path(__file__).parent.parent
+    readme = (root / "README.md").read_text()
+    shown = readme.partition("<!-- results -->\n")[2].partition("\n<!-- end of results -->")[0]
+    assert shown == results_table(root / "results")
+
+
+def test_table_leaves_synthetic_runs_out(run_dir):
+    without = results_table(run_dir.parent)
+    assert "tiny" not in without and "65.49 %" in without
+    rewrite(run_dir, dataset="cifar100")
+    top1 = load_run(run_dir).record["metrics"]["top1"]
+    assert f"| tiny | {100 * top1:.2f} % |" in results_table(run_dir.parent)
