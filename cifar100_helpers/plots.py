@@ -16,7 +16,7 @@ def mark_figures(data):
 
 
 def _stamp_synthetic(figure):
-    figure.text(0.995, 0.005, "synthetic data", ha="right", va="bottom", color="tab:red", size=8)
+    figure.text(0.995, 0.995, "synthetic data", ha="right", va="top", color="tab:red", size=8)
 
 
 def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):
@@ -156,10 +156,12 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, count=10):
     mistakes = most_confident_mistakes(probabilities, labels, count)
     predicted = probabilities.argmax(axis=1)
     titles = [
-        f"“{names[predicted[i]]}”\n{probabilities[i, predicted[i]]:.0%}, is\n{names[labels[i]]}"
+        f"“{names[predicted[i]]}” {probabilities[i, predicted[i]]:.0%}\nis {names[labels[i]]}"
         for i in mistakes
     ]
-    return plot_images(images[mistakes], list(map(_words, titles)), columns=5, size=1.5)
+    heading = "The most confident mistakes: seen, how surely, and what the label says"
+    titles = list(map(_words, titles))
+    return plot_images(images[mistakes], titles, columns=5, size=1.6, heading=heading)
 
 
 def _words(name):

@@ -25,26 +25,20 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    state = load_state(run_dir, parameters)
-    plan = [(number, phase) for number, phase in enumerate(phases) for _ in range(phase.epochs)]
+    plan = [number for number, phase in enumerate(phases) for _ in range(phase.epochs)]
     steps = -(-len(x) // batch_size)
-    compiled = None
-    if state is None:
-        state = {"parameters": parameters, "epochs_done": 0, "history": {}}
-        state["phase_seconds"] = [0.0] * len(phases)
-    elif state["epochs_done"]:
-        compiled, phase = plan[state["epochs_done"] - 1]
-        compile_phase(model, phase, steps)
+    state = load_state(run_dir, parameters) or _fresh_state(parameters, phases)
+    first = state["epochs_done"]
+    if first:
+        compile_phase(model, phases[plan[first - 1]], steps)
         load_weights(run_dir, model, state)
         print("\n".join(_epoch_lines(state["history"], len(plan))))
-        print(f"(epochs up to here were trained before: {run_dir.name} goes on after them)")
+        print(f"(trained before; {run_dir.name} goes on from here)")
 
-    first = state["epochs_done"]
     for epoch in range(first, len(plan)):
-        number, phase = plan[epoch]
-        if number != compiled:
-            compile_phase(model, phase, steps)
-            compiled = number
+        number = plan[epoch]
+        if epoch == 0 or number != plan[epoch - 1]:
+            compile_phase(model, phases[number], steps)
         start = time.perf_counter()
         progress = EpochProgress(len(plan) - epoch, announce=epoch == first)
         logs = _fit_epoch(model, x, y, epoch, batch_size, seed, validation_data, progress)
@@ -54,6 +48,15 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
         save_checkpoint(run_dir, model, state)
         print(_epoch_lines(state["history"], len(plan))[-1], flush=True)
     return state
+
+
+def _fresh_state(parameters, phases):
+    return {
+        "parameters": parameters,
+        "epochs_done": 0,
+        "history": {},
+        "phase_seconds": [0.0] * len(phases),
+    }
 
 
 def compile_phase(model, phase, steps_per_epoch):
