@@ -4,17 +4,20 @@
 
 Every engine makes two copies of random uint8 images: flip, shift up to 4 pixels, rotation up to
 15 degrees, zoom up to 10 %, brightness and contrast, reflected borders; each in a process of its
-own, in five rounds of turns, from the images to originals and copies in one array. Memory is the
+own, in rounds of turns, from the images to originals and copies in one array. Memory is the
 peak above the input, in sizes of that array. Slow engines get a twentieth of the images. Libraries
 that are not installed are named and skipped.
 
-Tried on two cores of an AMD EPYC shared with other work (OpenCV 5.0, Keras 3.15, NumPy 2.2): ours
-made 62,000 images/s, 1.2 to 1.7 times as many as OpenCV's warpAffine image by image in threads,
-3 to 30 times kornia, about 7 times albumentations and scikit-image, 9 times SciPy, 10 times
-Keras's layers on the CPU, 16 to 25 times its ImageDataGenerator. Two more were tried and are not
-repeated here. Gathers in NumPy, the three channels of a pixel in one 64-bit word: 0.7 of our speed
-and twice the code. `remap` with float coordinates: about as fast, but its pixels, like those of
-OpenCV 5's warpAffine, differ with the processor and the release; with integers they do not.
+Two cores of an AMD EPYC shared with other work (OpenCV 5.0, Keras 3.15, NumPy 2.2), two runs: ours
+made 102,000 and 80,000 images/s, 2.6 and 2.1 times as many as OpenCV's warpAffine image by image in
+threads, about 3 times kornia, 5 to 8 times SciPy, scikit-image and albumentations, 9 to 11 times
+Keras's layers on the CPU, 17 to 22 times its ImageDataGenerator. Only the lead over warpAffine is in
+doubt: two earlier runs with 5 rounds and a load of 2 to 3 gave 1.2 and 0.8, hence more rounds and
+the column of processor time. Two more engines were tried apart from this script, on a quieter
+machine where warpAffine had 0.8 of our engine's speed: gathers in NumPy, the three channels of a
+pixel in one 64-bit word, had 0.7 with twice the code; `remap` with float coordinates was about as
+fast as with integers, but its pixels, like those of OpenCV 5's warpAffine, differ with the
+processor and the release.
 
 In the model, per batch of 128: our layer takes 1 ms under XLA and 3 to 5 without, of a step of
 200. Keras's RandomTranslation takes 5 to 6, on JAX 28, and TensorFlow cannot compile it with XLA;
@@ -36,6 +39,7 @@ from pathlib import Path
 import numpy as np
 
 ROUNDS = 5
+MORE_ROUNDS = 15  # for the engines close to each other: a busy machine can swap two in five rounds
 STRENGTHS = dict(flip=0.5, shift=4, rotation=15, zoom=0.1, brightness=0.1, contrast=0.2)
 MOST_SECONDS = 10  # for 100,000 new images
 LEAST_RATIO_TO_KERAS = 10
@@ -228,15 +232,16 @@ def memory(field):
 
 
 def measure(name, count):
-    """(new images per second, peak memory above the input in sizes of the result)."""
+    """(new images per second, per second of processor time, peak memory in sizes of the result)."""
     engine, _, part = ENGINES[name]
     images = random_images(int(count * part))
     make = engine if engine is ours else functools.partial(theirs, engine)
     make(images[:500])  # imports, first calls
-    before, start = memory("VmRSS"), time.perf_counter()
+    before, start, start_cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
     result = make(images)
-    seconds = time.perf_counter() - start
-    return 2 * len(images) / seconds, (memory("VmHWM") - before) / result.nbytes
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+    new, peak = 2 * len(images), memory("VmHWM") - before
+    return new / seconds, new / cpu_seconds, peak / result.nbytes
 
 
 def compare(count):
@@ -245,27 +250,28 @@ def compare(count):
     The engines take turns, so that a busy machine slows all of them; a ratio is the median of
     those within the rounds.
     """
-    speeds, peaks, workers = {}, {}, {}
+    measured, workers = {}, {}
     for name, (_, module, _) in ENGINES.items():
         if importlib.util.find_spec(module) is None:
             print(f"skipped: {name}, {module} is not installed")
         else:
             workers[name] = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-            speeds[name] = []
-    for turn in range(ROUNDS):
+            measured[name] = []
+    for turn in range(MORE_ROUNDS):
         for name, worker in workers.items():
-            speed, peak = worker.submit(measure, name, count).result()
-            speeds[name].append(speed)
-            if turn == 0:  # later peaks include what earlier rounds left behind
-                peaks[name] = peak
+            if turn < ROUNDS or ENGINES[name][2] == 1:
+                measured[name].append(worker.submit(measure, name, count).result())
     for worker in workers.values():
         worker.shutdown()
-    first = np.array(speeds[OURS])
-    ratios = {name: float(np.median(first / speed)) for name, speed in speeds.items()}
-    print(f"{'engine':<28}{'images/s':>10}{'ours is':>9}{'memory':>8}")
-    for name, ratio in ratios.items():
-        print(f"{name:<28}{np.median(speeds[name]):>10,.0f}{ratio:>8.1f}×{peaks[name]:>8.1f}")
-    return 100_000 / np.median(first), ratios, peaks[OURS]
+    first = np.array(measured[OURS])
+    ratios, peaks = {}, {}
+    print(f"{'engine':<28}{'images/s':>10}{'ours is':>9}{'in CPU time':>13}{'memory':>8}")
+    for name, rounds in measured.items():
+        wall, cpu, _ = np.median(first[: len(rounds)] / np.array(rounds), axis=0)
+        ratios[name], peaks[name] = wall, rounds[0][2]  # later peaks include earlier rounds'
+        speed = np.median(rounds, axis=0)[0]
+        print(f"{name:<28}{speed:>10,.0f}{wall:>8.2f}×{cpu:>12.2f}×{peaks[name]:>8.1f}")
+    return 100_000 / np.median(first[:, 0]), ratios, peaks[OURS]
 
 
 def step_cost(batch_size=128, steps=15):
