@@ -11,12 +11,12 @@ that are not installed are named and skipped.
 Two cores of an AMD EPYC shared with other work (OpenCV 5.0, Keras 3.15, NumPy 2.2), two runs: ours
 made 102,000 and 80,000 images/s, 2.6 and 2.1 times as many as OpenCV's warpAffine image by image in
 threads, about 3 times kornia, 5 to 8 times SciPy, scikit-image and albumentations, 9 to 11 times
-Keras's layers on the CPU, 17 to 22 times its ImageDataGenerator. Only the lead over warpAffine is in
-doubt: two earlier runs with 5 rounds and a load of 2 to 3 gave 1.2 and 0.8, hence more rounds and
-the column of processor time. Two more engines were tried apart from this script, on a quieter
+Keras's layers on the CPU, 17 to 22 times its ImageDataGenerator. Only the lead over warpAffine is
+in doubt: two earlier runs, with 5 rounds and a load of 2 to 3, gave 1.2 and 0.8; hence more rounds
+and the column of processor time. Two more engines were tried apart from this script, on a quieter
 machine where warpAffine had 0.8 of our engine's speed: gathers in NumPy, the three channels of a
-pixel in one 64-bit word, had 0.7 with twice the code; `remap` with float coordinates was about as
-fast as with integers, but its pixels, like those of OpenCV 5's warpAffine, differ with the
+pixel in one 64-bit word, had 0.7 with twice the code; `remap` with float coordinates was at least
+as fast as with integers, but its pixels, like those of OpenCV 5's warpAffine, differ with the
 processor and the release.
 
 In the model, per batch of 128: our layer takes 1 ms under XLA and 3 to 5 without, of a step of
