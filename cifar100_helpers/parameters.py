@@ -1,5 +1,6 @@
 """The parameters of the notebooks: what each may be, and one clear sentence where it is not."""
 
+import math
 import re
 from difflib import get_close_matches
 from numbers import Real
@@ -11,11 +12,12 @@ from .runtime import PRECISIONS
 LOCATIONS = ("data_dir", "results_dir", "run_name")
 
 
-def _whole_number(minimum):
+def _whole_number(minimum, maximum=math.inf):
     def fits(value):
-        return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+        return type(value) is int and minimum <= value <= maximum
 
-    return fits, f"a whole number of at least {minimum}"
+    most = f" and at most {maximum}" if maximum < math.inf else ""
+    return fits, f"a whole number of at least {minimum}{most}"
 
 
 def _fraction(value):
@@ -47,7 +49,7 @@ RULES = {
     "recipe": (_is_text, "the name of a recipe in quotes"),
     "results_dir": (_is_text, "a folder in quotes"),
     "run_name": (_is_name, "a folder's name of letters, digits, '.', '_' and '-'"),
-    "seed": _whole_number(0),
+    "seed": _whole_number(0, 2**32 - 1),
     "train_limit": _whole_number(0),
     "validation_size": _whole_number(0),
     "width": _whole_number(1),

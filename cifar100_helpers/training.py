@@ -10,7 +10,8 @@ from .checkpoint import load_state, load_weights, save_checkpoint
 from .progress import progress_bar
 
 HOUR = 3600  # seconds; a longer training is announced
-TIMED_STEPS = 5
+WARMUP_STEPS = 10  # compilation, and first steps that allocate memory
+TIMED_STEPS = 10
 
 
 def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validation_data=None):
@@ -126,7 +127,7 @@ def _fit_epoch(model, x, y, epoch, batch_size, seed, validation_data, progress):
 def _seed_epoch(model, seed, epoch):
     # Shuffling, dropout and random transforms start every epoch from a seed of its own: a resumed
     # run then draws as the uninterrupted one, though saved weights do not hold these states.
-    keras.utils.set_random_seed(1_000 * seed + epoch)
+    keras.utils.set_random_seed((1_000 * seed + epoch) % 2**32)
     states = [v for v in model.variables if v.path.endswith("seed_generator_state")]
     seeds = np.random.SeedSequence([seed, epoch]).generate_state(len(states)) % 2**31
     for state, start in zip(states, seeds, strict=True):
@@ -146,10 +147,10 @@ class EpochProgress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
-        if not self.announce or batch not in (0, TIMED_STEPS):
+        if not self.announce or batch not in (WARMUP_STEPS, WARMUP_STEPS + TIMED_STEPS):
             return
         float(logs["loss"])  # waits for the device, which may run behind
-        if batch == 0:  # timed from here on: the first step includes compilation
+        if batch == WARMUP_STEPS:
             self.start = time.perf_counter()
         else:
             seconds_per_step = (time.perf_counter() - self.start) / TIMED_STEPS

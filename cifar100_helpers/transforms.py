@@ -6,11 +6,6 @@ from keras import layers, ops, random
 from .errors import ParameterError
 
 
-def random_transforms(**options):
-    """Returns the layer that goes before a model's first: `RandomTransforms` with its `options`."""
-    return RandomTransforms(**options)
-
-
 @keras.saving.register_keras_serializable("cifar100_helpers")
 class RandomTransforms(layers.Layer):
     """Moves, mirrors and partly covers every image at random, each on its own, while training.

@@ -17,7 +17,7 @@ import yaml
 from cifar100_helpers import load_run
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks").glob("*/*.yaml"))
 TAGS = {"parameters", "nbval-ignore-output"}
 

@@ -50,6 +50,7 @@ def test_good_parameters_come_back_without_locations():
         ("batch_size", -1),
         ("copies", "2"),
         ("seed", -1),
+        ("seed", 2**32),
         ("dropout_rate", 1.0),
         ("dropout_rate", -0.1),
         ("dropout_rate", math.nan),

@@ -216,12 +216,14 @@ def test_smoothed_crossentropy_equals_its_definition(smoothing):
 
 def test_long_training_is_announced_once(synthetic, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "HOUR", 1e-9)
+    monkeypatch.setattr(training, "WARMUP_STEPS", 0)
     monkeypatch.setattr(training, "TIMED_STEPS", 2)
     tiny_run(synthetic, tmp_path)
     assert capsys.readouterr().out.count("this training takes about") == 1
 
 
 def test_short_training_is_not_announced(synthetic, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "WARMUP_STEPS", 0)
     monkeypatch.setattr(training, "TIMED_STEPS", 2)
     tiny_run(synthetic, tmp_path)
     assert "takes about" not in capsys.readouterr().out
