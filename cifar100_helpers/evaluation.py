@@ -1,27 +1,50 @@
 """What class probabilities are worth: metrics, per-class results and confusions."""
 
 import numpy as np
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 
 def evaluate(probabilities, labels, coarse_of_fine):
-    """Compute `top1`, `top5`, `superclass_top1` (fractions) and `loss` (nats) as a dict of floats.
+    """Compute the metrics of a run's record, as a dict of plain numbers.
+
+    `top1`, `top5` and `superclass_top1` are fractions, `top1_interval` is the 95 % interval of
+    `top1` (Wilson), `loss` the mean cross-entropy in nats with probabilities of at least 1e-7,
+    `calibration_error` see `expected_calibration_error`. A prediction's superclass is that of its
+    likeliest class.
 
     `probabilities`: float (n, classes), rows summing to 1; `labels`: int (n,); `coarse_of_fine`:
-    int (classes,), the superclass of each class. A prediction's superclass is that of its
-    likeliest class. `loss` is the mean cross-entropy, probabilities clipped to at least 1e-7.
+    int (classes,), the superclass of each class.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     predicted = probabilities.argmax(axis=1)
     classes = np.arange(probabilities.shape[1])
     clipped = np.clip(probabilities, 1e-7, 1)
     clipped /= clipped.sum(axis=1, keepdims=True)
+    right = predicted == labels
+    interval = binomtest(int(right.sum()), len(labels)).proportion_ci(method="wilson")
     return {
-        "top1": float(np.mean(predicted == labels)),
+        "top1": float(right.mean()),
+        "top1_interval": [float(interval.low), float(interval.high)],
         "top5": float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes)),
         "superclass_top1": float(np.mean(coarse_of_fine[predicted] == coarse_of_fine[labels])),
         "loss": float(log_loss(labels, clipped, labels=classes)),
+        "calibration_error": expected_calibration_error(probabilities, labels),
     }
+
+
+def expected_calibration_error(probabilities, labels, bins=15):
+    """Return by how much confidence and accuracy differ, a fraction, averaged over images.
+
+    Predictions are sorted into `bins` intervals of equal width by the probability of the likeliest
+    class; within each, mean confidence is compared with accuracy. Source: Guo et al., "On
+    Calibration of Modern Neural Networks", 2017.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(which, weights=confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def class_accuracy(probabilities, labels):

@@ -132,10 +132,11 @@ def results_table(results_dir):
 def _table_row(run):
     metrics, machine = run["metrics"], run["machine"]
     cores = "" if machine["gpus"] else f", {machine['cores']} cores"
+    low, high = metrics["top1_interval"]
     return (
         run["name"],
-        f"{metrics['top1']:.2%}".replace("%", " %"),
-        f"{metrics['top5']:.2%}".replace("%", " %"),
+        f"{100 * metrics['top1']:.2f} % ± {50 * (high - low):.1f}",
+        f"{100 * metrics['top5']:.2f} %",
         run["parameter_count"],
         str(len(run["history"]["epoch"])),
         f"{sum(run['phase_seconds']) / 60:.0f}",

@@ -10,8 +10,9 @@ from .checkpoint import load_state, load_weights, save_checkpoint
 from .progress import progress_bar
 
 HOUR = 3600  # seconds; a longer training is announced
-WARMUP_STEPS = 10  # compilation, and first steps that allocate memory
-TIMED_STEPS = 10
+WARMUP_STEPS = 4  # compilation, and first steps that allocate memory
+TIMED_STEPS = 20  # or as many as go into TIMED_SECONDS
+TIMED_SECONDS = 10
 
 
 def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validation_data=None):
@@ -147,14 +148,18 @@ class EpochProgress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
-        if not self.announce or batch not in (WARMUP_STEPS, WARMUP_STEPS + TIMED_STEPS):
-            return
-        float(logs["loss"])  # waits for the device, which may run behind
-        if batch == WARMUP_STEPS:
+        if self.announce and batch >= WARMUP_STEPS:
+            float(logs["loss"])  # waits for the device, which may run behind
+            self._time_step(batch - WARMUP_STEPS)
+
+    def _time_step(self, timed_steps):
+        if timed_steps == 0:
             self.start = time.perf_counter()
-        else:
-            seconds_per_step = (time.perf_counter() - self.start) / TIMED_STEPS
-            _announce_duration(seconds_per_step * self.params["steps"] * self.epochs)
+            return
+        seconds = time.perf_counter() - self.start
+        if timed_steps == TIMED_STEPS or seconds > TIMED_SECONDS:
+            self.announce = False
+            _announce_duration(seconds / timed_steps * self.params["steps"] * self.epochs)
 
     def on_epoch_end(self, epoch, logs=None):
         self.bar.close()

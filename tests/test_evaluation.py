@@ -6,6 +6,7 @@ from cifar100_helpers.evaluation import (
     class_accuracy,
     count_confusions,
     evaluate,
+    expected_calibration_error,
     most_confident_mistakes,
     most_confused_pairs,
 )
@@ -28,6 +29,9 @@ def test_metrics_equal_scikit_learn(predictions):
     metrics = evaluate(probabilities, labels, COARSE)
     predicted = probabilities.argmax(axis=1)
     assert 0.2 < metrics["top1"] < 0.8
+    low, high = metrics.pop("top1_interval")
+    assert low < metrics["top1"] < high
+    del metrics["calibration_error"]
     assert metrics == pytest.approx(
         {
             "top1": accuracy_score(labels, predicted),
@@ -67,6 +71,39 @@ def test_float16_is_evaluated_in_double_precision(predictions):
     stored = probabilities.astype(np.float16)
     exact = evaluate(stored.astype(np.float64), labels, COARSE)
     assert evaluate(stored, labels, COARSE) == exact
+
+
+def test_interval_is_wilsons():
+    labels = np.zeros(400, int)
+    probabilities = np.eye(100)[np.where(np.arange(400) < 260, 0, 1)]
+    n, p, z = 400, 260 / 400, 1.959964
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    interval = evaluate(probabilities, labels, COARSE)["top1_interval"]
+    assert interval == pytest.approx([middle - reach, middle + reach], rel=1e-6)
+
+
+def test_calibration_error_equals_a_slow_count(predictions):
+    probabilities, labels = predictions
+    expected = 0.0
+    for k in range(15):
+        inside = [
+            (row.max(), row.argmax() == label)
+            for row, label in zip(probabilities, labels, strict=True)
+            if k / 15 <= row.max() < (k + 1) / 15
+        ]
+        if inside:
+            confidences, rights = zip(*inside, strict=True)
+            expected += len(inside) / len(labels) * abs(np.mean(confidences) - np.mean(rights))
+    assert expected > 0.05
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(expected)
+
+
+def test_calibration_error_of_a_perfect_an_overconfident_and_a_humble_model():
+    labels = np.arange(100)
+    assert expected_calibration_error(np.eye(100), labels) == 0
+    assert expected_calibration_error(np.eye(100)[(labels + 1) % 100], labels) == 1
+    assert expected_calibration_error(np.full((100, 100), 0.01), labels) == pytest.approx(0)
 
 
 def test_class_accuracy_equals_recall(predictions):

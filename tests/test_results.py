@@ -146,4 +146,4 @@ def test_table_leaves_synthetic_runs_out(run_dir):
     assert "tiny" not in without and "65.49 %" in without
     rewrite(run_dir, dataset="cifar100")
     top1 = load_run(run_dir).record["metrics"]["top1"]
-    assert f"| tiny | {100 * top1:.2f} % |" in results_table(run_dir.parent)
+    assert f"| tiny | {100 * top1:.2f} % ± " in results_table(run_dir.parent)
