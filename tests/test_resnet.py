@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from cifar100_helpers.normalization import BatchNormalization
-from cifar100_helpers.resnet import build_resnet, residual_block
+from cifar100_helpers.resnet import build_resnet, describe_stages, residual_block
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -151,3 +151,13 @@ def test_batch_normalization_equals_keras_own(dtype):
     for ours, keras_own in zip(*results, strict=True):
         np.testing.assert_allclose(ours, keras_own, rtol=tolerance, atol=tolerance)
     assert results[0][3].max() > 0.5, "the moving mean did not move"
+
+
+def test_stages_are_described_in_order_and_add_up():
+    lines = describe_stages(build_resnet(width=16)).splitlines()
+    names = [line.split()[0] for line in lines]
+    stages = ["stem", "stage1", "stage2", "stage3", "stage4", "pool", "probabilities"]
+    assert names == ["stage", *stages, "all"]
+    counts = [int(line.split()[-1].replace(",", "")) for line in lines[1:]]
+    assert sum(counts[:-1]) == counts[-1] == 739_972
+    assert "8 × 8 × 64" in lines[4]
