@@ -104,14 +104,20 @@ class SmoothedCrossentropy(keras.losses.Loss):
     def call(self, labels, probabilities):
         if not self.smoothing:
             return keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-        one_hot = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), probabilities.shape[-1])
+        classes = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
+        one_hot = keras.ops.one_hot(classes, probabilities.shape[-1])
         return keras.losses.categorical_crossentropy(
             one_hot, probabilities, label_smoothing=self.smoothing
         )
 
 
 def _fit_epoch(model, x, y, epoch, batch_size, seed, validation_data, progress):
-    _seed_epoch(model, seed, epoch)
+    def start_from_seed(*_):
+        _seed_epoch(model, seed, epoch)
+
+    # TensorFlow takes the seed of its order before the epoch begins; JAX and PyTorch draw theirs
+    # when it begins, after a draw more where the model was compiled anew.
+    start_from_seed()
     fitted = model.fit(
         x,
         y,
@@ -120,7 +126,7 @@ def _fit_epoch(model, x, y, epoch, batch_size, seed, validation_data, progress):
         epochs=epoch + 1,
         validation_data=validation_data,
         verbose=0,
-        callbacks=[progress],
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=start_from_seed), progress],
     )
     return {name: float(values[0]) for name, values in fitted.history.items()}
 
