@@ -35,7 +35,7 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
         compile_phase(model, phases[plan[first - 1]], steps)
         load_weights(run_dir, model, state)
         print("\n".join(_epoch_lines(state["history"], len(plan))))
-        print(f"(trained before; {run_dir.name} goes on from here)")
+        print(f"(trained before; {len(plan) - first} epochs to go)")
 
     for epoch in range(first, len(plan)):
         number = plan[epoch]
