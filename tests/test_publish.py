@@ -17,7 +17,10 @@ def test_stored_notebook_has_outputs_but_no_traces_of_the_run(tmp_path):
             new_code_cell("width = 8", metadata={"tags": ["injected-parameters"]}),
             new_code_cell("width - 1", execution_count=3, outputs=[value], metadata=noisy),
         ],
-        metadata={"papermill": {"input_path": "/somewhere"}, "kernelspec": {"name": "mine"}},
+        metadata={
+            "papermill": {"input_path": "/somewhere"},
+            "kernelspec": {"name": "mine", "display_name": "Mine"},
+        },
     )
     target = tmp_path / "stored.ipynb"
     PUBLISH["store"](executed, target)
