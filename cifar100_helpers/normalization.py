@@ -10,8 +10,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Keras's layer, computed over the last axis by the backend's fused kernel where it has one.
 
     Keras composes the operation from about ten passes over the activations, in float32 even under
-    mixed precision; on a CPU these cost more than the convolutions of a narrow network. Same
-    variables, and same results up to rounding. The moving averages follow within tens of steps
+    mixed precision; on a CPU these take as long as the convolutions of a narrow network
+    (`benchmarks/batch_normalization.py`). Same variables, same results up to rounding. The moving averages follow within tens of steps
     (`momentum` 0.9): Keras's 0.99 makes the first hundreds of steps look untrained in inference.
     """
 
