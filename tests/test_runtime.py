@@ -14,8 +14,11 @@ def test_same_seed_same_numbers():
     drawn = []
     for seed in (1, 1, 2):
         configure(seed=seed)
-        drawn.append((np.random.rand(), float(keras.random.uniform(()))))  # noqa: NPY002
-    assert drawn[0] == drawn[1] != drawn[2]
+        dense = keras.layers.Dense(2)
+        dense.build((None, 3))
+        drawn.append((np.random.rand(), keras.ops.convert_to_numpy(dense.kernel).tolist()))  # noqa: NPY002
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] != drawn[2][0] and drawn[0][1] != drawn[2][1]
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
