@@ -8,12 +8,12 @@ own, in rounds of turns, from the images to originals and copies in one array. M
 peak above the input, in sizes of that array. Slow engines get a twentieth of the images. Libraries
 that are not installed are named and skipped.
 
-Two cores of an AMD EPYC shared with other work (OpenCV 5.0, Keras 3.15, NumPy 2.2), two runs: ours
-made 102,000 and 80,000 images/s, 2.6 and 2.1 times as many as OpenCV's warpAffine image by image in
-threads, about 3 times kornia, 5 to 8 times SciPy, scikit-image and albumentations, 9 to 11 times
-Keras's layers on the CPU, 17 to 22 times its ImageDataGenerator. Only the lead over warpAffine is
-in doubt: two earlier runs, with 5 rounds and a load of 2 to 3, gave 1.2 and 0.8; hence more rounds
-and the column of processor time. Two more engines were tried apart from this script, on a quieter
+Two cores of an AMD EPYC (OpenCV 5.0, Keras 3.15, NumPy 2.2), three runs, the last with nothing else
+running: ours made 80,000 to 106,000 images/s, 2.1 to 2.6 times as many as OpenCV's warpAffine image
+by image in threads, 3 to 4 times kornia, 5 to 8 times SciPy, scikit-image and albumentations, 9 to
+11 times Keras's layers on the CPU, 17 to 24 times its ImageDataGenerator. Two earlier runs on a
+busy machine, with 5 rounds, gave 1.2 and 0.8 times warpAffine; hence more rounds and the column of
+processor time. Two more engines were tried apart from this script, on a quieter
 machine where warpAffine had 0.8 of our engine's speed: gathers in NumPy, the three channels of a
 pixel in one 64-bit word, had 0.7 with twice the code; `remap` with float coordinates was at least
 as fast as with integers, but its pixels, like those of OpenCV 5's warpAffine, differ with the

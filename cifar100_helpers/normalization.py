@@ -11,8 +11,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Keras composes the operation from about ten passes over the activations, in float32 even under
     mixed precision; on a CPU these take as long as the convolutions of a narrow network
-    (`benchmarks/batch_normalization.py`). Same variables, same results up to rounding. The moving averages follow within tens of steps
-    (`momentum` 0.9): Keras's 0.99 makes the first hundreds of steps look untrained in inference.
+    (`benchmarks/batch_normalization.py`). Same variables, same results up to rounding.
+
+    The moving averages follow within tens of steps (`momentum` 0.9): with Keras's 0.99, the first
+    hundreds of steps look untrained in inference.
     """
 
     def __init__(self, momentum=0.9, **options):
