@@ -60,15 +60,15 @@ def main():
     parser = argparse.ArgumentParser(description="Ours beside Keras's reader of CIFAR-100.")
     parser.add_argument("folder", nargs="?", help="holds train, test and meta")
     folder = parser.parse_args().folder or os.environ.get("CIFAR100_DIR", "")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     package = Path(__file__).resolve().parent.parent / "cifar100_helpers"
     peak = peak_megabytes(package, folder)
 
     import numpy as np
-    from keras.src.datasets.cifar import load_batch
 
     from cifar100_helpers.data import load_cifar100
     from cifar100_helpers.download import find_cached, locate
+
+    from keras.src.datasets.cifar import load_batch  # isort: skip  (the package loads it quietly)
 
     def load_with_keras(files):
         batches = [load_batch(files / name, label_key="fine_labels") for name in ("train", "test")]

@@ -59,29 +59,29 @@ def batch(data=None, **changed):
     return b"".join(batch_opcodes(**{**content, **changed}))
 
 
-@pytest.fixture(scope="module")
-def real(real_data_dir):
-    return load_cifar100(real_data_dir)
-
-
-def test_real_arrays_equal_those_of_keras(real, real_data_dir):
+def test_real_arrays_equal_those_of_keras(real_data, real_data_dir):
     from keras.src.datasets.cifar import load_batch
 
     folder = download.locate(real_data_dir)
     for split in ("train", "test"):
         for key, labels in (("fine_labels", f"y_{split}"), ("coarse_labels", f"coarse_{split}")):
             planes, expected = load_batch(str(folder / split), label_key=key)
-            np.testing.assert_array_equal(getattr(real, labels), expected)
-        images = getattr(real, f"x_{split}")
+            np.testing.assert_array_equal(getattr(real_data, labels), expected)
+        images = getattr(real_data, f"x_{split}")
         assert np.array_equal(images.transpose(0, 3, 1, 2), planes)
 
 
-def test_real_data_are_balanced_and_in_the_written_hierarchy(real):
-    assert real.x_train.shape == (50_000, 32, 32, 3) and real.x_test.shape == (10_000, 32, 32, 3)
-    assert np.bincount(real.y_train).tolist() == [500] * 100
-    assert np.bincount(real.y_test).tolist() == [100] * 100
-    assert real.fine_names == FINE_NAMES and real.coarse_names == COARSE_NAMES
-    np.testing.assert_array_equal(real.coarse_of_fine, COARSE_OF_FINE)
+def test_real_data_are_balanced_and_in_the_written_hierarchy(real_data):
+    assert real_data.x_train.shape == (50_000, 32, 32, 3) and real_data.x_test.shape == (
+        10_000,
+        32,
+        32,
+        3,
+    )
+    assert np.bincount(real_data.y_train).tolist() == [500] * 100
+    assert np.bincount(real_data.y_test).tolist() == [100] * 100
+    assert real_data.fine_names == FINE_NAMES and real_data.coarse_names == COARSE_NAMES
+    np.testing.assert_array_equal(real_data.coarse_of_fine, COARSE_OF_FINE)
 
 
 def test_arrays_are_contiguous_typed_and_read_only(put):
