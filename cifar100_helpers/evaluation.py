@@ -5,16 +5,18 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 
-def evaluate(probabilities, labels, coarse_of_fine):
+def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     """Compute the metrics of a run's record, as a dict of plain numbers.
 
     `top1`, `top5` and `superclass_top1` are fractions, `top1_interval` is the 95 % interval of
     `top1` (Wilson), `loss` the mean cross-entropy in nats with probabilities of at least 1e-7,
     `calibration_error` see `expected_calibration_error`. A prediction's superclass is that of its
-    likeliest class.
+    likeliest class. `top1_without_duplicates` is `top1` on the images that are not
+    `near_duplicate`, None where none is left.
 
     `probabilities`: float (n, classes), rows summing to 1; `labels`: int (n,); `coarse_of_fine`:
-    int (classes,), the superclass of each class.
+    int (classes,), the superclass of each class; `near_duplicate`: bool (n,), true where a test
+    image has a near-duplicate among the training images.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     predicted = probabilities.argmax(axis=1)
@@ -26,6 +28,7 @@ def evaluate(probabilities, labels, coarse_of_fine):
     return {
         "top1": float(right.mean()),
         "top1_interval": [float(interval.low), float(interval.high)],
+        "top1_without_duplicates": _mean(right[~near_duplicate]),
         "top5": float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes)),
         "superclass_top1": float(np.mean(coarse_of_fine[predicted] == coarse_of_fine[labels])),
         "loss": float(log_loss(labels, clipped, labels=classes)),
@@ -33,18 +36,33 @@ def evaluate(probabilities, labels, coarse_of_fine):
     }
 
 
+def _mean(values):
+    return float(values.mean()) if len(values) else None
+
+
 def expected_calibration_error(probabilities, labels, bins=15):
     """Return by how much confidence and accuracy differ, a fraction, averaged over images.
 
-    Predictions are sorted into `bins` intervals of equal width by the probability of the likeliest
-    class; within each, mean confidence is compared with accuracy. Source: Guo et al., "On
-    Calibration of Modern Neural Networks", 2017.
+    Mean confidence is compared with accuracy within each of the `reliability_bins`. Source: Guo et
+    al., "On Calibration of Modern Neural Networks", 2017.
+    """
+    images, confidence, accuracy = reliability_bins(probabilities, labels, bins)
+    return float(np.nansum(images * np.abs(confidence - accuracy)) / len(labels))
+
+
+def reliability_bins(probabilities, labels, bins=15):
+    """Sort predictions by the probability of the likeliest class into intervals of equal width.
+
+    Returns the number of images in each of the `bins` intervals, their mean confidence and their
+    accuracy, arrays (bins,), the last two NaN where there is no image.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(which, weights=confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    images = np.bincount(which, minlength=bins)
+    sums = [np.bincount(which, weights=part, minlength=bins) for part in (confidence, right)]
+    with np.errstate(invalid="ignore"):
+        return images, *(part / images for part in sums)
 
 
 def class_accuracy(probabilities, labels):
@@ -52,6 +70,29 @@ def class_accuracy(probabilities, labels):
     confusion = count_confusions(probabilities, labels)
     with np.errstate(invalid="ignore"):
         return np.diag(confusion) / confusion.sum(axis=1)
+
+
+def superclass_accuracy(probabilities, labels, coarse_of_fine):
+    """Return the fraction of each superclass's images whose class is recognised, in its order.
+
+    `coarse_of_fine`: int (classes,). Returns float (superclasses,); NaN without images.
+    """
+    right = probabilities.argmax(axis=1) == labels
+    images = np.bincount(coarse_of_fine[labels], minlength=coarse_of_fine.max() + 1)
+    recognised = np.bincount(coarse_of_fine[labels], weights=right, minlength=len(images))
+    with np.errstate(invalid="ignore"):
+        return recognised / images
+
+
+def mistakes_inside_superclass(probabilities, labels, coarse_of_fine):
+    """Return the fraction of the mistakes that name a class of the right superclass; NaN of none.
+
+    `coarse_of_fine`: int (classes,), the superclass of each class.
+    """
+    predicted = probabilities.argmax(axis=1)
+    wrong = predicted != labels
+    inside = coarse_of_fine[predicted[wrong]] == coarse_of_fine[labels[wrong]]
+    return float(inside.mean()) if wrong.any() else float("nan")
 
 
 def count_confusions(probabilities, labels):

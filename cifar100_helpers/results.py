@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from .checkpoint import write_json
 from .errors import RunError
 from .evaluation import evaluate
 from .runtime import describe
+from .tables import README_COLUMNS, runs_table
 
-SCHEMA = 1
+SCHEMA = 2
 FIELDS = {
     "schema": int,
     "name": str,
@@ -27,15 +29,44 @@ FIELDS = {
     "phase_seconds": list,
     "machine": dict,
 }
+PARTS = {
+    "history": {"epoch"},
+    "machine": {"device", "gpus", "cores"},
+    "metrics": {
+        "top1",
+        "top1_interval",
+        "top1_without_duplicates",
+        "top5",
+        "superclass_top1",
+        "loss",
+        "calibration_error",
+    },
+}
+ARRAYS = (
+    "probabilities",
+    "labels",
+    "near_duplicate",
+    "validation_probabilities",
+    "validation_labels",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A recorded run: `record` as in `run.json`, `probabilities` (n, classes), `labels` (n,)."""
+    """A recorded run: `record` as in `run.json`, and what it predicted.
+
+    Of the test set: `probabilities`, float32 (n, classes), `labels`, int (n,), and
+    `near_duplicate`, bool (n,), true where the training set has an image like it. Of the images
+    held out from training: `validation_probabilities` and `validation_labels`, empty where the run
+    held none out.
+    """
 
     record: dict
     probabilities: np.ndarray
     labels: np.ndarray
+    near_duplicate: np.ndarray
+    validation_probabilities: np.ndarray
+    validation_labels: np.ndarray
 
 
 def project_path(folder):
@@ -49,16 +80,33 @@ def project_path(folder):
     return next(roots, here) / folder
 
 
-def save_run(run_dir, *, model, state, phases, probabilities, labels, coarse_of_fine):
+def save_run(
+    run_dir,
+    *,
+    model,
+    state,
+    phases,
+    probabilities,
+    labels,
+    near_duplicate,
+    coarse_of_fine,
+    validation=None,
+):
     """Write the record of a finished run into `run_dir` and return it as a `Run`.
 
     `model` is the trained network, `state` what `train` returned, `phases` what it was given.
-    `probabilities`, float (n, classes), and `labels`, int (n,), are those of the test set; the
-    metrics are computed from the probabilities as stored, in float16. `run.json` is written
-    last: with it, the record is whole.
+    `probabilities`, float (n, classes), `labels`, int (n,), and `near_duplicate`, bool (n,), are
+    those of the test set; `validation` is a pair of probabilities and labels of held-out images.
+    The metrics are computed from the probabilities as stored, in float16; the seconds of the first
+    phase include those of computing what frozen layers give. `run.json` is written last: with it,
+    the record is whole.
     """
     run_dir = Path(run_dir)
     stored = np.asarray(probabilities, dtype=np.float16)
+    near_duplicate = np.asarray(near_duplicate, dtype=bool)
+    held_out, held_out_labels = validation or (stored[:0], labels[:0])
+    first_phase, *later_phases = state["phase_seconds"]
+    first_phase += sum(state.get("feature_seconds", {}).values())
     parameters = state["parameters"]
     record = {
         "schema": SCHEMA,
@@ -69,12 +117,19 @@ def save_run(run_dir, *, model, state, phases, probabilities, labels, coarse_of_
         "parameters": parameters,
         "phases": [vars(phase) for phase in phases],
         "history": state["history"],
-        "metrics": evaluate(stored, labels, coarse_of_fine),
-        "phase_seconds": [round(seconds, 1) for seconds in state["phase_seconds"]],
+        "metrics": evaluate(stored, labels, coarse_of_fine, near_duplicate),
+        "phase_seconds": [round(seconds, 1) for seconds in (first_phase, *later_phases)],
         "machine": describe(),
     }
     unfinished = run_dir / "unfinished_predictions.npz"
-    np.savez_compressed(unfinished, probabilities=stored, labels=np.asarray(labels, np.int64))
+    np.savez_compressed(
+        unfinished,
+        probabilities=stored,
+        labels=np.asarray(labels, np.int64),
+        near_duplicate=near_duplicate,
+        validation_probabilities=np.asarray(held_out, np.float16),
+        validation_labels=np.asarray(held_out_labels, np.int64),
+    )
     os.replace(unfinished, run_dir / "predictions.npz")
     write_json(run_dir / "run.json", record)
     return load_run(run_dir)
@@ -83,66 +138,75 @@ def save_run(run_dir, *, model, state, phases, probabilities, labels, coarse_of_
 def load_run(run_dir):
     """Read and validate the record in `run_dir`; raises RunError where it is missing or unsound."""
     run_dir = Path(run_dir)
-    try:
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-        with np.load(run_dir / "predictions.npz", allow_pickle=False) as arrays:
-            probabilities, labels = arrays["probabilities"], arrays["labels"]
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        raise RunError(f"{run_dir} holds no finished run: {missing} is missing.") from None
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"The record in {run_dir} cannot be read ({error}): delete it.") from None
-    _validate(record, probabilities, labels, run_dir)
-    return Run(record, probabilities.astype(np.float32), labels)
 
-
-def _validate(record, probabilities, labels, run_dir):
     def require(condition, problem):
         if not condition:
             raise RunError(f"The record in {run_dir} is not sound: {problem}.")
 
+    try:
+        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        _validate_record(record, run_dir.name, require)
+        with np.load(run_dir / "predictions.npz", allow_pickle=False) as arrays:
+            arrays = {name: arrays[name] for name in ARRAYS}
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise RunError(f"{run_dir} holds no finished run: {missing} is missing.") from None
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunError(f"The record in {run_dir} cannot be read ({error}): delete it.") from None
+    _validate_arrays(arrays, require)
+    return Run(record, **{name: _single(array) for name, array in arrays.items()})
+
+
+def _single(array):
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _validate_record(record, name, require):
     require(isinstance(record, dict), "run.json holds no object")
     require(record.get("schema") == SCHEMA, f"its schema is not {SCHEMA}")
     for field, kind in FIELDS.items():
         require(isinstance(record.get(field), kind), f"{field} is missing or of another type")
-    require(record["name"] == run_dir.name, f"its name is {record['name']}, not the folder's")
+    for field, needed in PARTS.items():
+        missing = ", ".join(sorted(needed - record[field].keys()))
+        require(not missing, f"{field} has no {missing}")
+    require(record["name"] == name, f"its name is {record['name']}, not the folder's")
+
+
+def _validate_arrays(arrays, require):
+    for part in ("", "validation_"):
+        _validate_predictions(arrays[part + "probabilities"], arrays[part + "labels"], require)
+    require(len(arrays["labels"]), "there are no predictions")
+    near_duplicate = arrays["near_duplicate"]
+    require(near_duplicate.shape == arrays["labels"].shape, "near_duplicate is of another length")
+    require(near_duplicate.dtype == bool, "near_duplicate is not true or false")
+
+
+def _validate_predictions(probabilities, labels, require):
     require(probabilities.ndim == 2, "the probabilities are not a table")
     require(labels.shape == probabilities.shape[:1], "labels and probabilities differ in number")
+    classes = range(probabilities.shape[1])
+    require(np.isin(labels, classes).all(), "some labels are no number of a class")
     require(np.isfinite(probabilities).all(), "some probabilities are not finite")
     sums = probabilities.astype(np.float64).sum(axis=1)
     require(np.allclose(sums, 1, atol=0.01), "some probabilities do not sum to 1")
 
 
-# As published, with what is known of each run.
-PUBLISHED = (
-    ("resnet, published", "65.49 %", "–", 46_203_236, "26", "–", "–"),
-    ("xception, published", "72.93 %", "–", 21_961_868, "45", "–", "–"),
-)
+def load_runs(results_dir):
+    """Read every record in `results_dir`: a list of `Run`, in the order of their names.
+
+    Raises RunError where there is none, or where one is not sound.
+    """
+    folders = sorted(file.parent for file in Path(results_dir).glob("*/run.json"))
+    if not folders:
+        raise RunError(
+            f"{results_dir} holds no record of a run: make one with 03_resnet or 04_xception, and "
+            "name the folder it writes to."
+        )
+    return [load_run(folder) for folder in folders]
 
 
 def results_table(results_dir):
     """Return a Markdown table of the published figures and every real-data run in `results_dir`."""
-    columns = ("run", "top-1", "top-5", "parameters", "epochs", "minutes", "device")
-    runs = [load_run(file.parent).record for file in sorted(Path(results_dir).glob("*/run.json"))]
-    rows = [*PUBLISHED, *(_table_row(run) for run in runs if run["dataset"] == "cifar100")]
-    lines = [columns, ("---",) * len(columns), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _table_row(run):
-    metrics, machine = run["metrics"], run["machine"]
-    cores = "" if machine["gpus"] else f", {machine['cores']} cores"
-    low, high = metrics["top1_interval"]
-    return (
-        run["name"],
-        f"{100 * metrics['top1']:.2f} % ± {50 * (high - low):.1f}",
-        f"{100 * metrics['top5']:.2f} %",
-        run["parameter_count"],
-        str(len(run["history"]["epoch"])),
-        f"{sum(run['phase_seconds']) / 60:.0f}",
-        machine["device"] + cores,
-    )
-
-
-def _cell(value):
-    return f"{value:,}" if isinstance(value, int) else value
+    records = [run.record for run in load_runs(results_dir)]
+    real = [record for record in records if record["dataset"] == "cifar100"]
+    return runs_table(real, README_COLUMNS)

@@ -7,11 +7,19 @@ from cifar100_helpers.evaluation import (
     count_confusions,
     evaluate,
     expected_calibration_error,
+    mistakes_inside_superclass,
     most_confident_mistakes,
     most_confused_pairs,
+    reliability_bins,
+    superclass_accuracy,
 )
 
 COARSE = np.arange(100) % 20
+
+
+def evaluated(probabilities, labels):
+    """The metrics where no image has a near-duplicate."""
+    return evaluate(probabilities, labels, COARSE, np.zeros(len(labels), bool))
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +34,13 @@ def predictions():
 
 def test_metrics_equal_scikit_learn(predictions):
     probabilities, labels = predictions
-    metrics = evaluate(probabilities, labels, COARSE)
+    metrics = evaluated(probabilities, labels)
     predicted = probabilities.argmax(axis=1)
     assert 0.2 < metrics["top1"] < 0.8
     low, high = metrics.pop("top1_interval")
     assert low < metrics["top1"] < high
     del metrics["calibration_error"]
+    assert metrics.pop("top1_without_duplicates") == metrics["top1"]
     assert metrics == pytest.approx(
         {
             "top1": accuracy_score(labels, predicted),
@@ -45,32 +54,47 @@ def test_metrics_equal_scikit_learn(predictions):
 
 def test_perfect_and_hopeless_model():
     labels = np.arange(100)
-    perfect = evaluate(np.eye(100), labels, COARSE)
+    perfect = evaluated(np.eye(100), labels)
     assert perfect["top1"] == perfect["top5"] == perfect["superclass_top1"] == 1
     assert perfect["loss"] == pytest.approx(0, abs=2e-5)
-    hopeless = evaluate(np.eye(100)[(labels + 1) % 100], labels, COARSE)
+    hopeless = evaluated(np.eye(100)[(labels + 1) % 100], labels)
     assert hopeless["top1"] == hopeless["superclass_top1"] == 0
     assert hopeless["loss"] == pytest.approx(-np.log(1e-7), rel=1e-4)  # clipped, not infinite
 
 
 def test_constant_model_scores_chance():
     uniform = np.full((1000, 100), 0.01)
-    metrics = evaluate(uniform, np.arange(1000) % 100, COARSE)
+    metrics = evaluated(uniform, np.arange(1000) % 100)
     assert metrics["top1"] == 0.01
     assert metrics["loss"] == pytest.approx(np.log(100))
 
 
 def test_mistake_within_the_superclass_counts_for_the_superclass():
     probabilities = np.eye(100)[[20, 1]]
-    metrics = evaluate(probabilities, np.array([0, 0]), COARSE)  # 0 and 20 are siblings
+    metrics = evaluated(probabilities, np.array([0, 0]))  # 0 and 20 are siblings
     assert metrics["top1"] == 0 and metrics["superclass_top1"] == 0.5
+
+
+def test_near_duplicates_are_left_out_and_counted_elsewhere(predictions):
+    probabilities, labels = predictions
+    near_duplicate = np.arange(800) % 8 == 0
+    metrics = evaluate(probabilities, labels, COARSE, near_duplicate)
+    kept = [i for i in range(800) if i % 8]
+    expected = accuracy_score(labels[kept], probabilities[kept].argmax(axis=1))
+    assert metrics.pop("top1_without_duplicates") == expected != metrics["top1"]
+    assert metrics.items() <= evaluated(probabilities, labels).items()
+
+
+def test_where_every_image_has_a_near_duplicate_nothing_is_left(predictions):
+    metrics = evaluate(*predictions, COARSE, np.ones(800, bool))
+    assert metrics["top1_without_duplicates"] is None and metrics["top1"] > 0
 
 
 def test_float16_is_evaluated_in_double_precision(predictions):
     probabilities, labels = predictions
     stored = probabilities.astype(np.float16)
-    exact = evaluate(stored.astype(np.float64), labels, COARSE)
-    assert evaluate(stored, labels, COARSE) == exact
+    exact = evaluated(stored.astype(np.float64), labels)
+    assert evaluated(stored, labels) == exact
 
 
 def test_interval_is_wilsons():
@@ -79,7 +103,7 @@ def test_interval_is_wilsons():
     n, p, z = 400, 260 / 400, 1.959964
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    interval = evaluate(probabilities, labels, COARSE)["top1_interval"]
+    interval = evaluated(probabilities, labels)["top1_interval"]
     assert interval == pytest.approx([middle - reach, middle + reach], rel=1e-6)
 
 
@@ -104,6 +128,49 @@ def test_calibration_error_of_a_perfect_an_overconfident_and_a_humble_model():
     assert expected_calibration_error(np.eye(100), labels) == 0
     assert expected_calibration_error(np.eye(100)[(labels + 1) % 100], labels) == 1
     assert expected_calibration_error(np.full((100, 100), 0.01), labels) == pytest.approx(0)
+
+
+def test_reliability_bins_equal_histograms(predictions):
+    probabilities, labels = predictions
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    expected, edges = np.histogram(confidence, bins=10, range=(0, 1))
+    images, mean_confidence, accuracy = reliability_bins(probabilities, labels, bins=10)
+    np.testing.assert_array_equal(images, expected)
+    for k in np.flatnonzero(images):
+        inside = (confidence >= edges[k]) & (confidence < edges[k + 1])
+        assert mean_confidence[k] == pytest.approx(confidence[inside].mean())
+        assert accuracy[k] == pytest.approx(right[inside].mean())
+
+
+def test_bins_without_images_have_no_accuracy_and_certainty_is_in_the_last():
+    images, confidence, accuracy = reliability_bins(np.eye(4), np.array([0, 1, 2, 0]), bins=4)
+    np.testing.assert_array_equal(images, [0, 0, 0, 4])
+    np.testing.assert_array_equal(confidence, [np.nan, np.nan, np.nan, 1])
+    np.testing.assert_array_equal(accuracy, [np.nan, np.nan, np.nan, 0.75])
+
+
+def test_superclass_accuracy_equals_a_slow_count(predictions):
+    probabilities, labels = predictions
+    rights = {superclass: [] for superclass in range(20)}
+    for row, label in zip(probabilities, labels, strict=True):
+        rights[label % 20].append(row.argmax() == label)
+    expected = [np.mean(rights[superclass]) for superclass in range(20)]
+    np.testing.assert_allclose(superclass_accuracy(probabilities, labels, COARSE), expected)
+
+
+def test_superclass_without_images_has_no_accuracy():
+    coarse = np.array([0, 0, 1, 2])
+    accuracy = superclass_accuracy(np.eye(4)[[0, 0, 3]], np.array([0, 1, 3]), coarse)
+    np.testing.assert_array_equal(accuracy, [0.5, np.nan, 1])
+
+
+def test_mistakes_inside_the_superclass_are_counted_among_the_mistakes():
+    predicted, labels = np.array([20, 1, 0, 40]), np.array([0, 0, 0, 20])
+    assert mistakes_inside_superclass(np.eye(100)[predicted], labels, COARSE) == 2 / 3
+    assert np.isnan(mistakes_inside_superclass(np.eye(100)[labels], labels, COARSE))
+    constant = np.eye(100)[np.zeros(100, int)]  # 4 of 99 mistakes name a sibling
+    assert mistakes_inside_superclass(constant, np.arange(100), COARSE) == pytest.approx(4 / 99)
 
 
 def test_class_accuracy_equals_recall(predictions):

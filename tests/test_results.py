@@ -8,13 +8,14 @@ from cifar100_helpers.errors import RunError
 from cifar100_helpers.evaluation import evaluate
 from cifar100_helpers.recipes import Phase
 from cifar100_helpers.resnet import build_resnet
-from cifar100_helpers.results import load_run, project_path, results_table, save_run
+from cifar100_helpers.results import load_run, load_runs, project_path, results_table, save_run
 
 COARSE = np.arange(100) // 5
 STATE = {
     "parameters": {"dataset": "synthetic", "seed": 0},
     "history": {"epoch": [1, 2], "loss": [4.5, 4.25]},
-    "phase_seconds": [12.345],
+    "phase_seconds": [12.345, 20.0],
+    "feature_seconds": {"of one cut": 1.0, "of the next": 2.0},
 }
 
 
@@ -30,7 +31,9 @@ def run_dir(tmp_path):
         phases=(Phase(2, 1e-3),),
         probabilities=rng.dirichlet(np.full(100, 0.1), 200).astype("float32"),
         labels=rng.integers(0, 100, 200),
+        near_duplicate=np.arange(200) % 10 == 0,
         coarse_of_fine=COARSE,
+        validation=(rng.dirichlet(np.ones(100), 30).astype("float32"), np.arange(30)),
     )
     return folder
 
@@ -43,14 +46,34 @@ def test_record_says_what_ran_and_comes_back(run_dir):
     assert run.record["parameter_count"] == build_resnet((1,), width=2).count_params()
     assert run.record["history"] == STATE["history"]
     assert run.record["phases"][0]["learning_rate"] == 1e-3
-    assert run.record["phase_seconds"] == [12.3]
+    assert run.record["phase_seconds"] == [15.3, 20.0]  # with what frozen layers took
     assert {"device", "backend", "versions"} <= run.record["machine"].keys()
     assert run.probabilities.shape == (200, 100) and run.labels.shape == (200,)
+    np.testing.assert_array_equal(np.flatnonzero(run.near_duplicate), np.arange(0, 200, 10))
+    assert run.validation_probabilities.shape == (30, 100)
+    np.testing.assert_array_equal(run.validation_labels, np.arange(30))
+
+
+def test_run_that_held_nothing_out_has_empty_validation(tmp_path):
+    run = save_run(
+        tmp_path,
+        model=build_resnet((1,), width=2),
+        state={key: STATE[key] for key in STATE if key != "feature_seconds"},
+        phases=(Phase(2, 1e-3),),
+        probabilities=np.eye(100, dtype="float32"),
+        labels=np.arange(100),
+        near_duplicate=np.zeros(100, bool),
+        coarse_of_fine=COARSE,
+    )
+    assert run.validation_probabilities.shape == (0, 100) and run.validation_labels.shape == (0,)
+    assert run.record["phase_seconds"] == [12.3, 20.0]
 
 
 def test_metrics_are_those_of_the_stored_predictions(run_dir):
     run = load_run(run_dir)
-    assert evaluate(run.probabilities, run.labels, COARSE) == run.record["metrics"]
+    assert (
+        evaluate(run.probabilities, run.labels, COARSE, run.near_duplicate) == run.record["metrics"]
+    )
 
 
 def test_nothing_unfinished_is_left(run_dir):
@@ -93,15 +116,26 @@ def rewrite(run_dir, **changes):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"schema": 2}, "schema"),
+        ({"schema": 1}, "schema"),
+        ({"schema": 3}, "schema"),
         ({"metrics": None}, "metrics"),
+        ({"metrics": {"top1": 0.5}}, "metrics has no calibration_error, loss, superclass_top1"),
+        ({"machine": {"device": "a"}}, "machine has no cores, gpus"),
         ({"phase_seconds": "long"}, "phase_seconds"),
         ({"name": "other"}, "other"),
     ],
 )
 def test_unsound_record_is_one_sentence(run_dir, changes, problem):
     rewrite(run_dir, **changes)
-    with pytest.raises(RunError, match=problem):
+    with pytest.raises(RunError, match=problem) as caught:
+        load_run(run_dir)
+    assert "tiny" in str(caught.value)
+
+
+def test_record_of_another_schema_need_not_have_todays_predictions(run_dir):
+    rewrite(run_dir, schema=1)
+    np.savez(run_dir / "predictions.npz", labels=np.arange(3))
+    with pytest.raises(RunError, match="schema is not"):
         load_run(run_dir)
 
 
@@ -117,12 +151,48 @@ def repack(run_dir, **changes):
         ({"probabilities": np.full((200, 100), np.nan)}, "finite"),
         ({"probabilities": np.full((200, 100), 0.5)}, "sum to 1"),
         ({"probabilities": np.ones(200)}, "table"),
+        ({"labels": np.full(200, 100)}, "no number of a class"),
+        ({"labels": np.full(200, 0.5)}, "no number of a class"),
+        ({"near_duplicate": np.zeros(7, bool)}, "near_duplicate is of another length"),
+        ({"near_duplicate": np.zeros(200)}, "near_duplicate is not true or false"),
+        ({"validation_labels": np.arange(7)}, "differ in number"),
+        ({"validation_probabilities": np.full((30, 100), np.inf)}, "finite"),
     ],
 )
 def test_unsound_predictions_are_one_sentence(run_dir, changes, problem):
     repack(run_dir, **changes)
     with pytest.raises(RunError, match=problem):
         load_run(run_dir)
+
+
+def test_array_that_is_missing_is_named(run_dir):
+    with np.load(run_dir / "predictions.npz") as arrays:
+        kept = {name: arrays[name] for name in arrays if name != "near_duplicate"}
+    np.savez(run_dir / "predictions.npz", **kept)
+    with pytest.raises(RunError, match=r"tiny cannot be read.*near_duplicate"):
+        load_run(run_dir)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_damage_in_the_middle_is_one_sentence(run_dir, place):
+    content = bytearray((run_dir / "predictions.npz").read_bytes())
+    start = int(len(content) * place)
+    content[start : start + 64] = bytes(64)
+    (run_dir / "predictions.npz").write_bytes(content)
+    with pytest.raises(RunError, match="tiny"):
+        load_run(run_dir)
+
+
+def test_all_records_of_a_folder_are_read(run_dir):
+    (run_dir.parent / "no_run").mkdir()
+    assert [run.record["name"] for run in load_runs(run_dir.parent)] == ["tiny"]
+
+
+@pytest.mark.parametrize("folder", ["empty", "missing"])
+def test_folder_without_records_says_how_to_make_one(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match=rf"{folder} holds no record of a run: make one with 03_"):
+        load_runs(tmp_path / folder)
 
 
 def test_relative_folders_start_at_the_project_root(tmp_path, monkeypatch):
