@@ -36,6 +36,9 @@ def _is_name(value):
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) is not None
 
 
+_SWITCH = (lambda value: isinstance(value, bool), "True or False")
+_RUN = (_is_text, "the name of a run in quotes, or '' for the best of its model")
+
 RULES = {
     "batch_size": _whole_number(1),
     "copies": _whole_number(0),
@@ -44,11 +47,14 @@ RULES = {
     "dataset": _choice("cifar100", "synthetic"),
     "dropout_rate": (_fraction, "a number from 0 up to, but not, 1"),
     "epochs": _whole_number(1),
+    "first_run": _RUN,
+    "galleries": _SWITCH,
     "precision": _choice(*PRECISIONS),
-    "random_transforms": (lambda value: isinstance(value, bool), "True or False"),
+    "random_transforms": _SWITCH,
     "recipe": (_is_text, "the name of a recipe in quotes"),
     "results_dir": (_is_text, "a folder in quotes"),
     "run_name": (_is_name, "a folder's name of letters, digits, '.', '_' and '-'"),
+    "second_run": _RUN,
     "seed": _whole_number(0, 2**32 - 1),
     "train_limit": _whole_number(0),
     "validation_size": _whole_number(0),
