@@ -15,10 +15,13 @@ def choose_runs(runs, first="", second=""):
     """Return the two `runs` named `first` and `second`, as a pair of `Run`.
 
     An empty name stands for the run of the highest top-1 among the ResNets (first) or the Xceptions
-    (second). Raises RunError where there is no such run, or where the two did not predict the same
-    images.
+    (second). Raises RunError where there is no such run, where both are the same one, or where they
+    did not predict the same images.
     """
     pair = tuple(_choose(runs, *which) for which in zip((first, second), FAMILIES, strict=True))
+    if pair[0] is pair[1]:
+        name = pair[0].record["name"]
+        raise RunError(f"{name} cannot be compared with itself: name two runs.")
     check_same_images(*pair)
     return pair
 

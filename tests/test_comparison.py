@@ -72,6 +72,11 @@ def test_missing_run_is_one_sentence(names, sentence):
         choose_runs([make_run("only")], **names)
 
 
+def test_run_is_not_compared_with_itself():
+    with pytest.raises(RunError, match="only cannot be compared with itself"):
+        choose_runs([make_run("only")], "only", "only")
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -1,0 +1,221 @@
+"""Figures of compared runs: one question each, in all of them the same colour for a model."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
+
+from .comparison import average_probabilities, calibrate, count_agreement, coverage_curve, is_right
+from .evaluation import (
+    class_accuracy,
+    expected_calibration_error,
+    reliability_bins,
+    superclass_accuracy,
+)
+from .plots import _words
+from .tables import PUBLISHED
+
+# Told apart by colour-blind readers too: Okabe and Ito, "Color Universal Design", 2008.
+COLOURS = {"resnet": "#0072B2", "xception": "#D55E00"}
+SECOND_OF_ITS_MODEL = "#CC79A7"
+AVERAGE_COLOUR = "#009E73"
+_PALE = "#BBBBBB"
+_RECOGNISED = "test images recognised, %"
+
+
+def colours_of(first, second):
+    """Return the colours of two runs: those of their models, apart where both are of one."""
+    colours = [_colour(run.record) for run in (first, second)]
+    return colours if colours[0] != colours[1] else [colours[0], SECOND_OF_ITS_MODEL]
+
+
+def _colour(record):
+    return COLOURS.get(record["model"], "black")
+
+
+def _name(run):
+    return run.record["name"]
+
+
+def _new_axes(width, height):
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def plot_top1(runs, ax=None):
+    """Draw the top-1 of `runs` with 95 % intervals, beside the published figures of real data."""
+    records = sorted((run.record for run in runs), key=lambda record: record["metrics"]["top1"])
+    published = PUBLISHED if records[0]["dataset"] == "cifar100" else ()
+    names = [f"{figures['model']}, published" for figures in published]
+    names += [record["name"] for record in records]
+    ax = ax or _new_axes(7.5, 1.5 + 0.4 * len(names))
+    for y, figures in enumerate(published):
+        ax.plot(100 * figures["top1"], y, "D", mfc="white", color=_colour(figures))
+    for y, record in enumerate(records, start=len(published)):
+        _draw_interval(ax, y, record)
+    _explain_marks(ax, published)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(ylim=(-0.6, len(names) - 0.4), xlabel=_RECOGNISED)
+    ax.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    ax.set_title("How many of the test images each run recognises")
+    return ax
+
+
+def _explain_marks(ax, published):
+    grey = {"ls": "", "color": "grey"}
+    if published:
+        ax.plot([], [], marker="D", mfc="white", label="published", **grey)
+    ax.plot([], [], marker="o", label="recorded, with its 95 % interval", **grey)
+    ax.plot([], [], marker="|", ms=12, label="without near-duplicates", **grey)
+
+
+def _draw_interval(ax, y, record):
+    metrics, colour = record["metrics"], _colour(record)
+    low, high = metrics["top1_interval"]
+    reach = [[100 * (metrics["top1"] - low)], [100 * (high - metrics["top1"])]]
+    ax.errorbar(100 * metrics["top1"], y, xerr=reach, fmt="o", capsize=4, color=colour)
+    if metrics["top1_without_duplicates"] is not None:
+        ax.plot(100 * metrics["top1_without_duplicates"], y, "|", ms=18, color=colour)
+
+
+def plot_time(runs, ax=None):
+    """Draw the top-1 of `runs` against the minutes that they trained; names say on which device."""
+    ax = ax or _new_axes(7.5, 4)
+    records = [run.record for run in runs]
+    minutes = [sum(record["phase_seconds"]) / 60 for record in records]
+    top1 = [100 * record["metrics"]["top1"] for record in records]
+    ax.scatter(minutes, top1, color=list(map(_colour, records)), zorder=3)
+    ax.set(xscale="log", xlabel="minutes of training", ylabel=_RECOGNISED)
+    ax.set_xlim(min(minutes) / 1.5, max(minutes) * 4)
+    ax.set_ylim(min(top1) - 3, max(top1) + 3)
+    gap = (max(top1) - min(top1) + 6) / 10
+    texts = [f"{record['name']}, {record['machine']['device']}" for record in records]
+    for x, y, height, text in zip(minutes, top1, spread(top1, gap), texts, strict=True):
+        _annotate(ax, (x, y), (x * 1.15, height), text, "left")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_title("What accuracy costs in time")
+    return ax
+
+
+def _annotate(ax, point, place, text, side):
+    line = {"arrowstyle": "-", "color": "grey", "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
+    ax.annotate(text, point, place, ha=side, va="center", fontsize=8, arrowprops=line)
+
+
+def spread(heights, gap):
+    """Move `heights`, (n,), apart until neighbours differ by `gap`, in the same order."""
+    order = np.argsort(heights, kind="stable")
+    placed = np.asarray(heights, dtype=float)[order]
+    for _ in range(500):
+        overlap = np.maximum(0, gap - np.diff(placed)) / 2
+        placed[:-1] -= overlap
+        placed[1:] += overlap
+    return placed[np.argsort(order)]
+
+
+def plot_agreement(first, second, ax=None):
+    """Draw on how many images both of two runs are right, one alone, and neither, as one bar."""
+    ax = ax or _new_axes(8, 1.6)
+    counts = count_agreement(is_right(first), is_right(second))
+    labels = ("both right", f"only {_name(first)}", f"only {_name(second)}", "neither")
+    colours = (_PALE, *colours_of(first, second), "#444444")
+    left = 0
+    for images, label, colour in zip(counts.values(), labels, colours, strict=True):
+        bar = ax.barh(0, images, left=left, color=colour, label=label)
+        text_colour = "black" if colour == _PALE else "white"
+        ax.bar_label(bar, [f"{images:,}"], label_type="center", fontsize=9, color=text_colour)
+        left += images
+    ax.set(yticks=[], xlim=(0, left), xlabel="test images")
+    ax.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    ax.set_title("How often the two models are right together, alone, and not at all")
+    return ax
+
+
+def plot_classes(first, second, names, *, count=6, ax=None):
+    """Draw the accuracies of two runs by class against each other.
+
+    Names, out of the (classes,) `names`, the `count` classes that either has over the other most.
+    """
+    ax = ax or _new_axes(7.5, 7)
+    x, y = (100 * class_accuracy(run.probabilities, run.labels) for run in (first, second))
+    ax.plot([0, 100], [0, 100], color="grey", ls=":", lw=1)
+    ax.scatter(x, y, s=16, color=_PALE)
+    lead = np.nan_to_num(y - x)
+    for colour, sign in zip(colours_of(first, second), (-1, 1), strict=True):
+        order = np.argsort(-sign * lead, kind="stable")[:count]
+        chosen = order[sign * lead[order] > 0]
+        ax.scatter(x[chosen], y[chosen], s=24, color=colour, zorder=3)
+        for i, height in zip(chosen, spread(y[chosen], 2.4), strict=True):
+            side = "right" if sign > 0 else "left"
+            _annotate(ax, (x[i], y[i]), (x[i] - 4 * sign, height), _words(names[i]), side)
+    lowest = min(np.nanmin(x), np.nanmin(y))
+    ax.set(xlim=(lowest - 14, 104), ylim=(lowest - 4, 104), aspect="equal")
+    ax.set_xlabel(f"images of a class that {_name(first)} recognises, %")
+    ax.set_ylabel(f"images of a class that {_name(second)} recognises, %")
+    ax.set_title("Which classes gain and which lose")
+    return ax
+
+
+def plot_superclasses(first, second, coarse_of_fine, coarse_names, ax=None):
+    """Draw the accuracies of two runs by superclass, the hardest at the bottom."""
+    ax = ax or _new_axes(7.5, 6)
+    accuracies = [
+        100 * superclass_accuracy(run.probabilities, run.labels, coarse_of_fine)
+        for run in (first, second)
+    ]
+    order = np.argsort(np.mean(accuracies, axis=0), kind="stable")
+    rows = np.arange(len(order))
+    ax.hlines(rows, *(accuracy[order] for accuracy in accuracies), color=_PALE, lw=3, zorder=1)
+    colours = colours_of(first, second)
+    sizes = (70, 30)  # where both are equal, the larger shows around the smaller
+    for run, accuracy, colour, size in zip(
+        (first, second), accuracies, colours, sizes, strict=True
+    ):
+        ax.scatter(accuracy[order], rows, s=size, color=colour, label=_name(run))
+    ax.set_yticks(rows, [_words(coarse_names[i]) for i in order])
+    ax.set_xlabel(_RECOGNISED)
+    ax.legend(loc="lower right", frameon=False)
+    ax.set_title("Where the two models differ, by superclass")
+    return ax
+
+
+def plot_reliability(run, colour=None, ax=None):
+    """Draw accuracy by confidence, as trained and at the temperature fitted on held-out images."""
+    ax = ax or _new_axes(4.5, 4)
+    colour = colour or _colour(run.record)
+    ax.plot([0, 100], [0, 100], color="grey", ls=":", lw=1)
+    _draw_reliability(ax, run.probabilities, run.labels, "as trained", color=colour, marker="o")
+    calibrated = calibrate(run)
+    if calibrated:
+        temperature, probabilities = calibrated
+        style = {"color": "black", "marker": "s", "mfc": "white", "ls": "--"}
+        label = f"at temperature {temperature:.2f}"
+        _draw_reliability(ax, probabilities, run.labels, label, **style)
+    ax.set(xlabel="how sure the model is, %", ylabel="how often it is right, %")
+    ax.legend(frameon=False, fontsize=8)
+    ax.set_title(_name(run))
+    return ax
+
+
+def _draw_reliability(ax, probabilities, labels, label, **style):
+    images, confidence, accuracy = reliability_bins(probabilities, labels)
+    error = 100 * expected_calibration_error(probabilities, labels)
+    shown = images >= 10  # fewer say next to nothing
+    label = f"{label}: calibration error {error:.1f} %"
+    ax.plot(100 * confidence[shown], 100 * accuracy[shown], ms=4, label=label, **style)
+
+
+def plot_coverage(first, second, ax=None):
+    """Draw the accuracy of two runs and of their average by how many images they answer."""
+    ax = ax or _new_axes(7.5, 4)
+    models = {_name(run): run.probabilities for run in (first, second)}
+    models["average of both"] = average_probabilities(first, second)
+    colours = (*colours_of(first, second), AVERAGE_COLOUR)
+    for (name, probabilities), colour in zip(models.items(), colours, strict=True):
+        coverage, accuracy = coverage_curve(probabilities, first.labels)
+        ax.plot(100 * coverage, 100 * accuracy, color=colour, label=name)
+    ax.set(xlabel="test images answered, the surest first, %", ylabel="right among these, %")
+    ax.set(xlim=(0, 100))
+    ax.legend(frameon=False)
+    ax.set_title("How accurate the models are when they may abstain")
+    return ax
