@@ -2,18 +2,38 @@
 
 from .runtime import configure, describe  # first: it loads Keras and its backend quietly
 from .augment import augmented_copies, transform_images
+from .comparison import (
+    accuracy_at_coverage,
+    average_probabilities,
+    calibrate,
+    choose_runs,
+    count_agreement,
+    difference_interval,
+    is_right,
+    mcnemar_p_value,
+)
 from .data import Cifar100, load_cifar100, train_validation_split
 from .errors import DatasetError, ParameterError, RunError
-from .evaluation import class_accuracy, evaluate, most_confident_mistakes, most_confused_pairs
+from .evaluation import (
+    class_accuracy,
+    evaluate,
+    mistakes_inside_superclass,
+    most_confident_mistakes,
+    most_confused_pairs,
+)
 from .parameters import check_parameters
 from .recipes import Phase, describe_schedule, resnet_phases
 from .resnet import build_resnet, describe_stages, residual_block
-from .results import Run, load_run, project_path, save_run
-from .synthetic import load_synthetic
+from .results import Run, load_run, load_runs, project_path, save_run
+from .synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES, load_synthetic
+from .tables import runs_table, seed_table
 from .training import train
 from .transforms import RandomTransforms
 
 __all__ = [
+    "COARSE_NAMES",
+    "COARSE_OF_FINE",
+    "FINE_NAMES",
     "Cifar100",
     "DatasetError",
     "ParameterError",
@@ -21,24 +41,36 @@ __all__ = [
     "RandomTransforms",
     "Run",
     "RunError",
+    "accuracy_at_coverage",
     "augmented_copies",
+    "average_probabilities",
     "build_resnet",
+    "calibrate",
     "check_parameters",
+    "choose_runs",
     "class_accuracy",
     "configure",
+    "count_agreement",
     "describe",
     "describe_schedule",
     "describe_stages",
+    "difference_interval",
     "evaluate",
+    "is_right",
     "load_cifar100",
     "load_run",
+    "load_runs",
     "load_synthetic",
+    "mcnemar_p_value",
+    "mistakes_inside_superclass",
     "most_confident_mistakes",
     "most_confused_pairs",
     "project_path",
     "residual_block",
     "resnet_phases",
+    "runs_table",
     "save_run",
+    "seed_table",
     "train",
     "train_validation_split",
     "transform_images",

@@ -179,22 +179,27 @@ def plot_superclasses(first, second, coarse_of_fine, coarse_names, ax=None):
     return ax
 
 
-def plot_reliability(run, colour=None, ax=None):
-    """Draw accuracy by confidence, as trained and at the temperature fitted on held-out images."""
-    ax = ax or _new_axes(4.5, 4)
-    colour = colour or _colour(run.record)
-    ax.plot([0, 100], [0, 100], color="grey", ls=":", lw=1)
-    _draw_reliability(ax, run.probabilities, run.labels, "as trained", color=colour, marker="o")
-    calibrated = calibrate(run)
-    if calibrated:
-        temperature, probabilities = calibrated
-        style = {"color": "black", "marker": "s", "mfc": "white", "ls": "--"}
-        label = f"at temperature {temperature:.2f}"
-        _draw_reliability(ax, probabilities, run.labels, label, **style)
-    ax.set(xlabel="how sure the model is, %", ylabel="how often it is right, %")
-    ax.legend(frameon=False, fontsize=8)
-    ax.set_title(_name(run))
-    return ax
+def plot_reliability(first, second, axes=None):
+    """Draw accuracy by confidence of two runs, each in one of two `axes`, which are returned.
+
+    A second line shows it at the temperature fitted on held-out images, where there are any.
+    """
+    if axes is None:
+        figure, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
+        figure.suptitle("How far the models' confidence can be trusted")
+    colours = colours_of(first, second)
+    for ax, run, colour in zip(axes, (first, second), colours, strict=True):
+        ax.plot([0, 100], [0, 100], color="grey", ls=":", lw=1)
+        _draw_reliability(ax, run.probabilities, run.labels, "as trained", color=colour, marker="o")
+        calibrated = calibrate(run)
+        if calibrated:
+            style = {"color": "black", "marker": "s", "mfc": "white", "ls": "--"}
+            label = f"at temperature {calibrated[0]:.2f}"
+            _draw_reliability(ax, calibrated[1], run.labels, label, **style)
+        ax.set(xlabel="how sure the model is, %", ylabel="how often it is right, %")
+        ax.legend(frameon=False, fontsize=8)
+        ax.set_title(_name(run))
+    return axes
 
 
 def _draw_reliability(ax, probabilities, labels, label, **style):

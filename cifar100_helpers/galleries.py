@@ -21,7 +21,7 @@ def plot_only_one_right(images, right, wrong, names, *, count=10):
     return plot_images(images[chosen], titles, columns=5, size=1.6, heading=heading)
 
 
-def plot_both_wrong(data, first, second, *, count=6, examples=5):
+def plot_both_wrong(data, first, second, *, count=6, examples=4):
     """Draw test images that neither run recognises, each beside `examples` of its labelled class.
 
     What they saw is what their average holds likeliest; the surest come first. `data` is a
@@ -37,7 +37,7 @@ def plot_both_wrong(data, first, second, *, count=6, examples=5):
         name, other = _words(data.fine_names[label]), _words(data.fine_names[seen[i]])
         titles += [f"“{other}” {confidence[i]:.0%}\nis {name}?", *[f"\n{name}"] * examples]
     heading = "Both are wrong: what they saw, and training images of the class on the label"
-    return plot_images(images, titles, columns=1 + examples, size=1.35, heading=heading)
+    return plot_images(images, titles, columns=1 + examples, size=1.2, heading=heading)
 
 
 def _likeliest(probabilities):

@@ -199,8 +199,8 @@ def load_runs(results_dir):
     folders = sorted(file.parent for file in Path(results_dir).glob("*/run.json"))
     if not folders:
         raise RunError(
-            f"{results_dir} holds no record of a run: make one with 03_resnet or 04_xception, and "
-            "name the folder it writes to."
+            f"{results_dir} holds no record of a run: run 03_resnet or 04_xception, and name the "
+            "folder that they write to (runs, unless another was chosen)."
         )
     return [load_run(folder) for folder in folders]
 

@@ -146,12 +146,11 @@ def test_superclasses_are_ordered_by_difficulty(first, second):
 
 
 def test_reliability_shows_the_temperature_only_of_runs_that_held_out(first, second):
-    before = comparison_plots.plot_reliability(first)
+    before, after = comparison_plots.plot_reliability(first, second)
     assert len(before.get_legend().get_texts()) == 1
     _, trained = before.lines
     np.testing.assert_allclose(trained.get_xydata(), [[80.2, 98]], atol=1e-4)
     assert hex_colour(trained) == comparison_plots.COLOURS["resnet"]
-    after = comparison_plots.plot_reliability(second)
     first_label, second_label = (text.get_text() for text in after.get_legend().get_texts())
     assert first_label == "as trained: calibration error 17.8 %"
     assert second_label.startswith("at temperature 0.")
@@ -172,7 +171,6 @@ def test_figures_draw_into_given_axes(first, second):
     for plot in (comparison_plots.plot_agreement, comparison_plots.plot_coverage):
         assert plot(first, second, ax=ax) is ax
     assert comparison_plots.plot_top1([first], ax=ax) is ax
-    assert comparison_plots.plot_reliability(first, ax=ax) is ax
     assert len(plt.get_fignums()) == 1
 
 

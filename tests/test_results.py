@@ -191,7 +191,7 @@ def test_all_records_of_a_folder_are_read(run_dir):
 @pytest.mark.parametrize("folder", ["empty", "missing"])
 def test_folder_without_records_says_how_to_make_one(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunError, match=rf"{folder} holds no record of a run: make one with 03_"):
+    with pytest.raises(RunError, match=rf"{folder} holds no record of a run: run 03_"):
         load_runs(tmp_path / folder)
 
 
