@@ -13,8 +13,8 @@ import time
 import numpy as np
 
 from cifar100_helpers import configure, resnet
+from cifar100_helpers.compiling import compile_phase
 from cifar100_helpers.recipes import Phase
-from cifar100_helpers.training import compile_phase
 
 import keras  # isort: skip  (after the package, which loads it quietly)
 

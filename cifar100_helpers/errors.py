@@ -13,6 +13,10 @@ class DatasetError(UserError):
     """CIFAR-100 cannot be found, fetched, verified or read."""
 
 
+class WeightsError(UserError):
+    """Pretrained weights cannot be found, fetched or read."""
+
+
 class ParameterError(UserError, ValueError):
     """A notebook parameter is unknown, of the wrong type or out of range."""
 

@@ -11,8 +11,8 @@ class Phase:
 
     `schedule` is "constant" or "one_cycle": up to `learning_rate` in a quarter of the phase's
     steps, then down to zero along a cosine (Smith and Topin, "Super-Convergence", 2018).
-    `weight_decay` per unit of learning rate, not on biases and batch normalization; layers named
-    in `frozen` do not learn.
+    `weight_decay` per unit of learning rate, not on biases and batch normalization. The layers up
+    to and including the one named `frozen_until` do not learn.
     """
 
     epochs: int
@@ -21,7 +21,7 @@ class Phase:
     schedule: str = "constant"
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
-    frozen: tuple[str, ...] = ()
+    frozen_until: str = ""
 
 
 RESNET_RECIPES = {
@@ -40,12 +40,49 @@ RESNET_RECIPES = {
 }
 
 
+# The head first, on a frozen base; then everything. 20 + 26 epochs, of which 45 were published.
+XCEPTION_RECIPES = {
+    "published": (
+        Phase(20, 2e-4, frozen_until="pool"),
+        Phase(16, 5e-6),
+        Phase(10, 2e-6),
+    ),
+    "modern": (
+        Phase(
+            20,
+            2e-3,
+            schedule="one_cycle",
+            weight_decay=0.05,
+            label_smoothing=0.1,
+            frozen_until="pool",
+        ),
+        Phase(26, 4e-4, schedule="one_cycle", weight_decay=0.05, label_smoothing=0.1),
+    ),
+}
+
+
 def resnet_phases(recipe, epochs):
     """The phases of the named ResNet `recipe`, scaled to a total of `epochs`."""
-    if recipe not in RESNET_RECIPES:
-        known = ", ".join(RESNET_RECIPES)
+    return scale_epochs(_find(recipe, RESNET_RECIPES), epochs)
+
+
+def xception_phases(recipe, frozen_epochs, finetune_epochs, *, frozen_blocks=0):
+    """The phases of the named Xception `recipe`, with so many epochs for the head and after it.
+
+    With `frozen_blocks`, the first blocks of the base are frozen in every phase, see
+    `build_xception`.
+    """
+    head, *finetuning = _find(recipe, XCEPTION_RECIPES)
+    frozen_until = "frozen_blocks" if frozen_blocks else ""
+    finetuning = tuple(replace(phase, frozen_until=frozen_until) for phase in finetuning)
+    return scale_epochs((head,), frozen_epochs) + scale_epochs(finetuning, finetune_epochs)
+
+
+def _find(recipe, recipes):
+    if recipe not in recipes:
+        known = ", ".join(recipes)
         raise ParameterError(f"recipe {recipe!r} does not exist: choose one of {known}.")
-    return scale_epochs(RESNET_RECIPES[recipe], epochs)
+    return recipes[recipe]
 
 
 def scale_epochs(phases, epochs):
@@ -70,7 +107,7 @@ def describe_schedule(phases):
     for number, phase in enumerate(phases, start=1):
         last = first + phase.epochs - 1
         rate = f"{phase.optimizer}, {phase.schedule} learning rate {phase.learning_rate:g}"
-        frozen = f", frozen: {', '.join(phase.frozen)}" if phase.frozen else ""
+        frozen = f", frozen up to {phase.frozen_until}" if phase.frozen_until else ""
         lines.append(f"phase {number}: epochs {first}–{last}, {rate}{frozen}")
         first = last + 1
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The loop that trains phase by phase, reports, checkpoints and resumes."""
+"""The loop that trains phase by phase, checkpoints and resumes."""
 
 import time
 from pathlib import Path
@@ -7,48 +7,71 @@ import keras
 import numpy as np
 
 from .checkpoint import load_state, load_weights, save_checkpoint
-from .progress import progress_bar
-
-HOUR = 3600  # seconds; a longer training is announced
-WARMUP_STEPS = 4  # compilation, and first steps that allocate memory
-TIMED_STEPS = 20  # or as many as go into TIMED_SECONDS
-TIMED_SECONDS = 10
+from .compiling import compile_phase, count_frozen
+from .features import frozen_features
+from .reporting import EpochProgress, epoch_lines
 
 
-def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validation_data=None):
+def train(
+    model,
+    x,
+    y,
+    phases,
+    *,
+    run_dir,
+    parameters,
+    batch_size,
+    seed,
+    validation_data=None,
+    features_dir=None,
+):
     """Train `model` phase by phase and return the run's state: `history` and `phase_seconds`.
 
     Prints one line per epoch and checkpoints each into `run_dir`. Where `run_dir` already holds
     epochs of a run with the same `parameters` (a JSON-able dict), training goes on after them, and
     on a CPU ends with the same weights, bit for bit, as if never interrupted.
 
+    With `features_dir`, what the frozen layers of a phase give is computed once and kept in that
+    folder; the phase then trains the other layers on it. That saves their passes in every epoch;
+    the frozen layers' own random transforms, if any, rest. The seconds it took are counted in the
+    first phase that needs it, in whichever run they were spent.
+
     `x`: uint8 (n, height, width, 3); `y`: int (n,); `validation_data`: (x, y) or None. `history`
-    has lists with one entry per epoch. Raises RunError where `run_dir` holds another run.
+    has lists with one entry per epoch. Raises RunError where `run_dir` holds another run,
+    ValueError where a phase would freeze layers that an earlier one trains.
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    _check_freezing(model, phases)
     plan = [number for number, phase in enumerate(phases) for _ in range(phase.epochs)]
     steps = -(-len(x) // batch_size)
     state = load_state(run_dir, parameters) or _fresh_state(parameters, phases)
     first = state["epochs_done"]
     if first:
-        compile_phase(model, phases[plan[first - 1]], steps)
-        load_weights(run_dir, model, state)
-        print("\n".join(_epoch_lines(state["history"], len(plan))))
+        part = compile_phase(model, phases[plan[first - 1]], steps, on_features=bool(features_dir))
+        load_weights(run_dir, part, state)
+        print("\n".join(epoch_lines(state["history"], len(plan))))
         print(f"(trained before; {len(plan) - first} epochs to go)")
 
     for epoch in range(first, len(plan)):
         number = plan[epoch]
-        if epoch == 0 or number != plan[epoch - 1]:
-            compile_phase(model, phases[number], steps)
+        new_phase = epoch == 0 or number != plan[epoch - 1]
+        if new_phase:
+            part = compile_phase(model, phases[number], steps, on_features=bool(features_dir))
+        if new_phase or epoch == first:
+            inputs, validation = x, validation_data
+            if features_dir and phases[number].frozen_until:
+                cuts = _cuts(model, phases[number:])
+                inputs, validation = _features(model, x, validation_data, cuts, features_dir, state)
         start = time.perf_counter()
+        batches = ShuffledBatches(inputs, y, batch_size, seed=(seed, epoch))
         progress = EpochProgress(len(plan) - epoch, announce=epoch == first)
-        logs = _fit_epoch(model, x, y, epoch, batch_size, seed, validation_data, progress)
+        logs = _fit_epoch(part, batches, epoch, seed, validation, progress)
         state["phase_seconds"][number] += time.perf_counter() - start
         _append(state["history"], {"epoch": epoch + 1, "phase": number + 1} | logs)
         state["epochs_done"] = epoch + 1
-        save_checkpoint(run_dir, model, state)
-        print(_epoch_lines(state["history"], len(plan))[-1], flush=True)
+        save_checkpoint(run_dir, part, state)
+        print(epoch_lines(state["history"], len(plan))[-1], flush=True)
     return state
 
 
@@ -58,138 +81,78 @@ def _fresh_state(parameters, phases):
         "epochs_done": 0,
         "history": {},
         "phase_seconds": [0.0] * len(phases),
+        "feature_seconds": {},
     }
 
 
-def compile_phase(model, phase, steps_per_epoch):
-    """Freeze what `phase` freezes and compile `model` with a new optimizer."""
-    for layer in model.layers:
-        layer.trainable = layer.name not in phase.frozen
-    model.compile(
-        optimizer=_make_optimizer(phase, phase.epochs * steps_per_epoch),
-        loss=SmoothedCrossentropy(phase.label_smoothing),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-    )
+def _check_freezing(model, phases):
+    frozen = [count_frozen(model, phase) for phase in phases]
+    if frozen != sorted(frozen, reverse=True):
+        raise ValueError("A phase freezes layers that an earlier one trains: order them otherwise.")
 
 
-def _make_optimizer(phase, steps):
-    learning_rate = phase.learning_rate
-    if phase.schedule == "one_cycle":
-        warmup_steps = steps // 4
-        learning_rate = keras.optimizers.schedules.CosineDecay(
-            0.0, steps - warmup_steps, warmup_target=learning_rate, warmup_steps=warmup_steps
-        )
-    weight_decay = phase.weight_decay or None
-    if phase.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(
-            learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
-        )
-    else:
-        optimizer = keras.optimizers.Adam(learning_rate, weight_decay=weight_decay)
-    if weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
+def _cuts(model, phases):
+    """The layers until which these `phases` freeze `model`, the first phase's last."""
+    frozen = {count_frozen(model, phase) for phase in phases} - {0}
+    return [model.layers[count - 1].name for count in sorted(frozen)]
 
 
-class SmoothedCrossentropy(keras.losses.Loss):
-    """Cross-entropy of integer labels, a part `smoothing` of each spread over all classes.
+def _features(model, x, validation_data, cuts, folder, state):
+    features, seconds = frozen_features(model, x, cuts, folder)
+    state["feature_seconds"].update(seconds)
+    if validation_data is None:
+        return features, None
+    x_validation, y_validation = validation_data
+    validation_features, seconds = frozen_features(model, x_validation, cuts, folder)
+    state["feature_seconds"].update(seconds)
+    return features, (validation_features, y_validation)
 
-    Source: Szegedy et al., "Rethinking the Inception Architecture", 2016.
+
+class ShuffledBatches(keras.utils.PyDataset):
+    """Batches of `x` and `y`, read one by one, in an order that follows from `seed` alone.
+
+    Keras would read a memory map whole, and shuffles in another order under every backend.
     """
 
-    def __init__(self, smoothing):
-        super().__init__(name="loss")
-        self.smoothing = smoothing
+    def __init__(self, x, y, batch_size, seed):
+        super().__init__()
+        self.x, self.y, self.batch_size = x, y, batch_size
+        self.order = np.random.default_rng(seed).permutation(len(x))
 
-    def call(self, labels, probabilities):
-        if not self.smoothing:
-            return keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-        classes = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
-        one_hot = keras.ops.one_hot(classes, probabilities.shape[-1])
-        return keras.losses.categorical_crossentropy(
-            one_hot, probabilities, label_smoothing=self.smoothing
-        )
+    def __len__(self):
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, number):
+        start = number * self.batch_size
+        # In the order of the file: a batch's own order does not matter.
+        chosen = np.sort(self.order[start : start + self.batch_size])
+        return self.x[chosen], self.y[chosen]
 
 
-def _fit_epoch(model, x, y, epoch, batch_size, seed, validation_data, progress):
-    def start_from_seed(*_):
-        _seed_epoch(model, seed, epoch)
-
-    # TensorFlow takes the seed of its order before the epoch begins; JAX and PyTorch draw theirs
-    # when it begins, after a draw more where the model was compiled anew.
-    start_from_seed()
+def _fit_epoch(model, batches, epoch, seed, validation_data, progress):
+    _seed_epoch(model, seed, epoch)
     fitted = model.fit(
-        x,
-        y,
-        batch_size=batch_size,
+        batches,
+        shuffle=False,
         initial_epoch=epoch,
         epochs=epoch + 1,
         validation_data=validation_data,
+        validation_batch_size=batches.batch_size,
         verbose=0,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=start_from_seed), progress],
+        callbacks=[progress],
     )
     return {name: float(values[0]) for name, values in fitted.history.items()}
 
 
 def _seed_epoch(model, seed, epoch):
-    # Shuffling, dropout and random transforms start every epoch from a seed of its own: a resumed
-    # run then draws as the uninterrupted one, though saved weights do not hold these states.
-    keras.utils.set_random_seed((1_000 * seed + epoch) % 2**32)
+    # Dropout and random transforms start every epoch from a seed of its own: a resumed run then
+    # draws as the uninterrupted one, though saved weights do not hold these states.
     states = [v for v in model.variables if v.path.endswith("seed_generator_state")]
     seeds = np.random.SeedSequence([seed, epoch]).generate_state(len(states)) % 2**31
     for state, start in zip(states, seeds, strict=True):
         state.assign([start, 0])
 
 
-class EpochProgress(keras.callbacks.Callback):
-    """A progress bar over the steps of one epoch; with `announce`, says how long `epochs` take."""
-
-    def __init__(self, epochs, *, announce):
-        super().__init__()
-        self.epochs = epochs
-        self.announce = announce
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.bar = progress_bar(self.params["steps"], f"epoch {epoch + 1}", unit="step")
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
-        if self.announce and batch >= WARMUP_STEPS:
-            float(logs["loss"])  # waits for the device, which may run behind
-            self._time_step(batch - WARMUP_STEPS)
-
-    def _time_step(self, timed_steps):
-        if timed_steps == 0:
-            self.start = time.perf_counter()
-            return
-        seconds = time.perf_counter() - self.start
-        if timed_steps == TIMED_STEPS or seconds > TIMED_SECONDS:
-            self.announce = False
-            _announce_duration(seconds / timed_steps * self.params["steps"] * self.epochs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.bar.close()
-
-
-def _announce_duration(seconds):
-    if seconds > HOUR:
-        print(
-            f"this training takes about {seconds / HOUR:.1f} hours on this machine; the laptop "
-            "profile (papermill -f notebooks/laptop/…) takes less than one on two cores",
-            flush=True,
-        )
-
-
 def _append(history, logs):
     for name, value in logs.items():
         history.setdefault(name, []).append(value)
-
-
-def _epoch_lines(history, epochs):
-    width = len(str(epochs))
-    measured = [name for name in history if name not in ("epoch", "phase")]
-    return [
-        f"epoch {epoch:{width}d}/{epochs}"
-        + "".join(f"  {name} {history[name][i]:.4f}" for name in measured)
-        for i, epoch in enumerate(history["epoch"])
-    ]

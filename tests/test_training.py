@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from cifar100_helpers import training
+from cifar100_helpers import reporting, training
+from cifar100_helpers.compiling import SmoothedCrossentropy, compile_phase
 from cifar100_helpers.errors import ParameterError, RunError
 from cifar100_helpers.recipes import Phase, describe_schedule, resnet_phases, scale_epochs
 from cifar100_helpers.resnet import build_resnet
-from cifar100_helpers.training import SmoothedCrossentropy, compile_phase, train
+from cifar100_helpers.training import ShuffledBatches, train
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -43,9 +44,9 @@ def test_scaled_schedule_keeps_the_total_and_the_proportions():
 
 
 def test_schedule_is_described():
-    text = describe_schedule((Phase(3, 2e-4, frozen=("xception",)), Phase(1, 5e-6)))
+    text = describe_schedule((Phase(3, 2e-4, frozen_until="pool"), Phase(1, 5e-6)))
     assert text.splitlines() == [
-        "phase 1: epochs 1–3, adam, constant learning rate 0.0002, frozen: xception",
+        "phase 1: epochs 1–3, adam, constant learning rate 0.0002, frozen up to pool",
         "phase 2: epochs 4–4, adam, constant learning rate 5e-06",
     ]
 
@@ -86,8 +87,8 @@ def test_resumed_run_ends_bit_for_bit_as_the_uninterrupted(
     """Interrupted within an epoch, in either phase and between them."""
     fit_epoch = training._fit_epoch
 
-    def fit_until(model, x, y, epoch, *rest):
-        logs = fit_epoch(model, x, y, epoch, *rest)
+    def fit_until(model, batches, epoch, *rest):
+        logs = fit_epoch(model, batches, epoch, *rest)
         if epoch == epochs_before:  # trained, but killed before its checkpoint
             raise Interrupt
         return logs
@@ -171,18 +172,40 @@ def test_training_learns(synthetic, tmp_path):
 def test_frozen_layers_stand_still_and_the_others_move(synthetic, tmp_path):
     keras.utils.set_random_seed(3)
     before = build_resnet((1,), width=4)
-    model, _ = tiny_run(synthetic, tmp_path, phases=(Phase(1, 1e-2, frozen=("stem_conv",)),))
+    phases = (Phase(1, 1e-2, frozen_until="stem_relu"),)
+    model, _ = tiny_run(synthetic, tmp_path, phases=phases)
     for layer in before.layers:
-        unmoved = [
-            np.array_equal(a, b)
-            for a, b in zip(
-                layer.get_weights(), model.get_layer(layer.name).get_weights(), strict=True
-            )
-        ]
-        if layer.name == "stem_conv":
+        now = model.get_layer(layer.name).get_weights()
+        unmoved = [np.array_equal(*pair) for pair in zip(layer.get_weights(), now, strict=True)]
+        if layer.name.startswith("stem_") and "dropout" not in layer.name:
             assert all(unmoved)
         elif unmoved and "dropout" not in layer.name:
             assert not all(unmoved), layer.name
+
+
+def test_freezing_what_was_trained_is_refused(synthetic, tmp_path):
+    phases = (Phase(1, 1e-3), Phase(1, 1e-3, frozen_until="stem_relu"))
+    with pytest.raises(ValueError, match="order them otherwise"):
+        tiny_run(synthetic, tmp_path, phases=phases)
+
+
+def test_every_image_is_in_one_batch_of_an_epoch(synthetic):
+    x, y = synthetic.x_train[:150], np.arange(150)
+    batches = ShuffledBatches(x, y, 64, seed=(0, 0))
+    drawn = [batches[number] for number in range(len(batches))]
+    assert [len(labels) for _, labels in drawn] == [64, 64, 22]
+    assert sorted(np.concatenate([labels for _, labels in drawn])) == list(range(150))
+    for images, labels in drawn:
+        np.testing.assert_array_equal(images, x[labels])
+
+
+def test_order_follows_from_seed_and_epoch():
+    def order(*seed):
+        batches = ShuffledBatches(np.arange(100), np.arange(100), 10, seed=seed)
+        return [tuple(batches[number][1]) for number in range(10)]
+
+    assert order(3, 1) == order(3, 1)
+    assert len({tuple(order(*seed)) for seed in ((3, 1), (3, 2), (4, 1))}) == 3
 
 
 def test_weight_decay_spares_biases_and_batch_normalization():
@@ -215,16 +238,16 @@ def test_smoothed_crossentropy_equals_its_definition(smoothing):
 
 
 def test_long_training_is_announced_once(synthetic, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "HOUR", 1e-9)
-    monkeypatch.setattr(training, "WARMUP_STEPS", 0)
-    monkeypatch.setattr(training, "TIMED_STEPS", 2)
+    monkeypatch.setattr(reporting, "HOUR", 1e-9)
+    monkeypatch.setattr(reporting, "WARMUP_STEPS", 0)
+    monkeypatch.setattr(reporting, "TIMED_STEPS", 2)
     tiny_run(synthetic, tmp_path)
     assert capsys.readouterr().out.count("this training takes about") == 1
 
 
 def test_short_training_is_not_announced(synthetic, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "WARMUP_STEPS", 0)
-    monkeypatch.setattr(training, "TIMED_STEPS", 2)
+    monkeypatch.setattr(reporting, "WARMUP_STEPS", 0)
+    monkeypatch.setattr(reporting, "TIMED_STEPS", 2)
     tiny_run(synthetic, tmp_path)
     assert "takes about" not in capsys.readouterr().out
 

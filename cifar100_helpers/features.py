@@ -1,0 +1,130 @@
+"""What frozen layers give: computed once, kept on disk, taken up where it was interrupted."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from .checkpoint import write_json
+from .errors import RunError
+from .progress import progress_bar
+
+ROWS = 1024  # computed between two notes of progress
+BATCH_SIZE = 128
+
+
+def layers_after(network, cut):
+    """The layers of `network` after the one named `cut`, as a model of what that one gives.
+
+    They are the network's own: what is trained here is trained there.
+    """
+    return keras.Model(network.get_layer(cut).output, network.output, name=network.name)
+
+
+def frozen_features(network, images, cuts, folder):
+    """Return what the last of the layers named in `cuts` gives for `images`, and the seconds spent.
+
+    What each cut gives is computed from what the one before it gave, in inference, and kept in
+    `folder` under a name that follows from images, weights, layers and backend: asked again, it is
+    read, and an interrupted computation goes on. `images`: uint8 (n, height, width, 3). Returns a
+    read-only memory map (n, …) of float32, or of float16 under mixed precision, and the seconds
+    that computing each of the files took, whenever that was, as a dict. Raises RunError where
+    `folder` has no room.
+    """
+    features, start, seconds = images, network.input, {}
+    key = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+    for cut in cuts:
+        output = network.get_layer(cut).output
+        piece = keras.Model(start, output)
+        key = _key(key, piece)
+        features, seconds[key] = _compute_once(piece, features, Path(folder) / f"{key}.npy")
+        start = output
+    return features, seconds
+
+
+def _key(inputs_key, piece):
+    digest = hashlib.sha256(f"{inputs_key} {keras.backend.backend()}".encode())
+    for layer in _flat_layers(piece):
+        # Names are counted through by Keras, and seeds act in training only.
+        config = {k: v for k, v in layer.get_config().items() if k not in ("name", "seed")}
+        digest.update(f"{type(layer).__name__} {json.dumps(config, default=str)}".encode())
+        for weight in layer.get_weights():
+            digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()[:20]
+
+
+def _flat_layers(model):
+    for layer in model.layers:
+        layer = getattr(layer, "layer", layer)  # in a wrapper
+        if isinstance(layer, keras.Model):
+            yield from _flat_layers(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer
+
+
+def _compute_once(piece, inputs, file):
+    """The features in `file`, and the seconds they took; whatever is missing is computed first."""
+    progress_file = file.with_suffix(".json")
+    finished = _open(file)
+    if finished is not None and progress_file.exists():
+        return finished, json.loads(progress_file.read_text())["seconds"]
+
+    unfinished = file.with_suffix(".unfinished")
+    features, progress = _resume(unfinished, progress_file, (len(inputs), *piece.output.shape[1:]))
+    if features is None:
+        features, progress = _begin(unfinished, piece, len(inputs))
+    with progress_bar(len(inputs), "features", "image", initial=progress["rows"]) as bar:
+        while progress["rows"] < len(inputs):
+            began = time.perf_counter()
+            rows = slice(progress["rows"], progress["rows"] + ROWS)
+            computed = piece.predict(inputs[rows], batch_size=BATCH_SIZE, verbose=0)
+            features[rows] = computed
+            features.flush()
+            progress["rows"] += len(computed)
+            progress["seconds"] += time.perf_counter() - began
+            write_json(progress_file, progress)
+            bar.update(len(computed))
+    del features
+    os.replace(unfinished, file)
+    return _open(file), progress["seconds"]
+
+
+def _open(file, mode="r"):
+    """The memory map in `file`, or None where there is none or not a whole one."""
+    try:
+        return np.lib.format.open_memmap(file, mode=mode)
+    except (OSError, ValueError):
+        return None
+
+
+def _resume(unfinished, progress_file, shape):
+    # Opened for reading first: for writing, NumPy would lengthen a file that was cut short.
+    if _open(unfinished) is None:
+        return None, None
+    features = _open(unfinished, mode="r+")
+    try:
+        progress = json.loads(progress_file.read_text())
+    except (OSError, ValueError):
+        return None, None
+    return (features, progress) if features.shape == shape else (None, None)
+
+
+def _begin(unfinished, piece, count):
+    dtype = np.dtype("float32" if piece.output.dtype == "float32" else "float16")
+    shape = (count, *piece.output.shape[1:])
+    needed = int(np.prod(shape)) * dtype.itemsize
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(unfinished.parent).free
+    # Memory maps are written behind Python's back: a full disk would kill the process.
+    if needed > free:
+        raise RunError(
+            f"Features need {needed / 1e9:.1f} GB in {unfinished.parent}, where {free / 1e9:.1f} "
+            "GB are free: make room, or choose another results_dir."
+        )
+    features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
+    return features, {"rows": 0, "seconds": 0.0}

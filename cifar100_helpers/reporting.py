@@ -1,0 +1,62 @@
+"""What training says while it runs: a progress bar, an estimate, one line per epoch."""
+
+import time
+
+import keras
+
+from .progress import progress_bar
+
+HOUR = 3600  # seconds; a longer training is announced
+WARMUP_STEPS = 4  # compilation, and first steps that allocate memory
+TIMED_STEPS = 20  # or as many as go into TIMED_SECONDS
+TIMED_SECONDS = 10
+
+
+class EpochProgress(keras.callbacks.Callback):
+    """A progress bar over the steps of one epoch; with `announce`, says how long `epochs` take."""
+
+    def __init__(self, epochs, *, announce):
+        super().__init__()
+        self.epochs = epochs
+        self.announce = announce
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.bar = progress_bar(self.params["steps"], f"epoch {epoch + 1}", unit="step")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+        if self.announce and batch >= WARMUP_STEPS:
+            float(logs["loss"])  # waits for the device, which may run behind
+            self._time_step(batch - WARMUP_STEPS)
+
+    def _time_step(self, timed_steps):
+        if timed_steps == 0:
+            self.start = time.perf_counter()
+            return
+        seconds = time.perf_counter() - self.start
+        if timed_steps == TIMED_STEPS or seconds > TIMED_SECONDS:
+            self.announce = False
+            _announce_duration(seconds / timed_steps * self.params["steps"] * self.epochs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.close()
+
+
+def _announce_duration(seconds):
+    if seconds > HOUR:
+        print(
+            f"this training takes about {seconds / HOUR:.1f} hours on this machine; the laptop "
+            "profile (papermill -f notebooks/laptop/…) takes less than one on two cores",
+            flush=True,
+        )
+
+
+def epoch_lines(history, epochs):
+    """One line for each epoch in `history`, of `epochs` in all, without timings."""
+    width = len(str(epochs))
+    measured = [name for name in history if name not in ("epoch", "phase")]
+    return [
+        f"epoch {epoch:{width}d}/{epochs}"
+        + "".join(f"  {name} {history[name][i]:.4f}" for name in measured)
+        for i, epoch in enumerate(history["epoch"])
+    ]
