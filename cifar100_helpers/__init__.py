@@ -13,7 +13,8 @@ from .comparison import (
     mcnemar_p_value,
 )
 from .data import Cifar100, load_cifar100, train_validation_split
-from .errors import DatasetError, ParameterError, RunError
+from .duplicates import DuplicatePairs, duplicates_within, near_duplicates
+from .errors import DatasetError, ParameterError, RunError, WeightsError
 from .evaluation import (
     class_accuracy,
     evaluate,
@@ -21,14 +22,17 @@ from .evaluation import (
     most_confident_mistakes,
     most_confused_pairs,
 )
+from .features import frozen_features
 from .parameters import check_parameters
-from .recipes import Phase, describe_schedule, resnet_phases
+from .recipes import Phase, describe_schedule, resnet_phases, xception_phases
+from .reporting import predict
 from .resnet import build_resnet, describe_stages, residual_block
 from .results import Run, load_run, load_runs, project_path, save_run
 from .synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES, load_synthetic
 from .tables import runs_table, seed_table
 from .training import train
 from .transforms import RandomTransforms
+from .xception import build_xception
 
 __all__ = [
     "COARSE_NAMES",
@@ -36,15 +40,18 @@ __all__ = [
     "FINE_NAMES",
     "Cifar100",
     "DatasetError",
+    "DuplicatePairs",
     "ParameterError",
     "Phase",
     "RandomTransforms",
     "Run",
     "RunError",
+    "WeightsError",
     "accuracy_at_coverage",
     "augmented_copies",
     "average_probabilities",
     "build_resnet",
+    "build_xception",
     "calibrate",
     "check_parameters",
     "choose_runs",
@@ -55,7 +62,9 @@ __all__ = [
     "describe_schedule",
     "describe_stages",
     "difference_interval",
+    "duplicates_within",
     "evaluate",
+    "frozen_features",
     "is_right",
     "load_cifar100",
     "load_run",
@@ -65,6 +74,8 @@ __all__ = [
     "mistakes_inside_superclass",
     "most_confident_mistakes",
     "most_confused_pairs",
+    "near_duplicates",
+    "predict",
     "project_path",
     "residual_block",
     "resnet_phases",
@@ -74,4 +85,5 @@ __all__ = [
     "train",
     "train_validation_split",
     "transform_images",
+    "xception_phases",
 ]

@@ -42,6 +42,7 @@ _RUN = (_is_text, "the name of a run in quotes, or '' for the best of its model"
 RULES = {
     "batch_size": _whole_number(1),
     "copies": _whole_number(0),
+    "crop": _whole_number(0),
     "cutout": _whole_number(0),
     "data_dir": (_is_text, "a folder in quotes, or '' to search"),
     "dataset": _choice("cifar100", "synthetic"),
@@ -49,6 +50,12 @@ RULES = {
     "epochs": _whole_number(1),
     "first_run": _RUN,
     "galleries": _SWITCH,
+    "finetune_epochs": _whole_number(0),
+    "frozen_blocks": _whole_number(0, 13),
+    "frozen_epochs": _whole_number(1),
+    "hidden_units": _whole_number(1),
+    "image_size": _whole_number(71),
+    "interpolation": _choice("bilinear", "bicubic"),
     "precision": _choice(*PRECISIONS),
     "random_transforms": _SWITCH,
     "recipe": (_is_text, "the name of a recipe in quotes"),
@@ -58,6 +65,7 @@ RULES = {
     "seed": _whole_number(0, 2**32 - 1),
     "train_limit": _whole_number(0),
     "validation_size": _whole_number(0),
+    "weights": (_is_text, "'imagenet', 'none', or the path of a weights file"),
     "width": _whole_number(1),
 }
 

@@ -103,10 +103,11 @@ def plot_brightness(images_by_name, ax=None):
     return ax
 
 
-def plot_training_curves(history, quantity, ax=None):
+def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0):
     """Draw `quantity` ("loss" or "accuracy") by epoch, phases divided by dotted lines.
 
     `history` is that of `train`: lists by epoch, with validation under "val_…" where there was one.
+    The first `frozen_epochs`, where only the head learned, are shaded.
     """
     ax = ax or plt.subplots(figsize=(6, 3.5), layout="constrained")[1]
     epochs = history["epoch"]
@@ -114,6 +115,8 @@ def plot_training_curves(history, quantity, ax=None):
     if f"val_{quantity}" in history:
         validation = history[f"val_{quantity}"]
         ax.plot(epochs, validation, "o-", ms=3, color=VALIDATION_COLOUR, label="validation")
+    if frozen_epochs:
+        ax.axvspan(0.5, frozen_epochs + 0.5, color="grey", alpha=0.15, lw=0, label="head alone")
     for before, phases in zip(epochs, np.diff(history["phase"]), strict=False):
         if phases:
             ax.axvline(before + 0.5, color="grey", ls=":", lw=1)
@@ -162,6 +165,28 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, count=10):
     heading = "The most confident mistakes: seen, how surely, and what the label says"
     titles = list(map(_words, titles))
     return plot_images(images[mistakes], titles, columns=5, size=1.6, heading=heading)
+
+
+def plot_neighbours(images, queries, neighbours, labels, names):
+    """Draw images, each row a query and its nearest neighbours, named by their classes.
+
+    `images`: uint8 (n, height, width, 3); `queries`, int (rows,), and `neighbours`, int (rows,
+    columns), are indices into them; `labels`: int (n,).
+    """
+    shown = np.column_stack([queries, neighbours])
+    drawn = plot_images(
+        images[shown.ravel()],
+        [_words(names[label]) for label in labels[shown.ravel()]],
+        columns=shown.shape[1],
+        heading="One picture in each row, and its nearest neighbours; green: of the same class",
+    )
+    for ax, label, query in zip(
+        drawn, labels[shown].ravel(), np.repeat(queries, shown.shape[1]), strict=True
+    ):
+        ax.title.set_color("tab:green" if label == labels[query] else "tab:red")
+    for ax in drawn[:: shown.shape[1]]:
+        ax.title.set(color="black", weight="bold")
+    return drawn
 
 
 def _words(name):

@@ -1,4 +1,4 @@
-"""What training says while it runs: a progress bar, an estimate, one line per epoch."""
+"""What long work says while it runs: progress bars, an estimate, one line per epoch."""
 
 import time
 
@@ -60,3 +60,11 @@ def epoch_lines(history, epochs):
         + "".join(f"  {name} {history[name][i]:.4f}" for name in measured)
         for i, epoch in enumerate(history["epoch"])
     ]
+
+
+def predict(model, images, *, batch_size=128):
+    """Return what `model` gives for uint8 `images` (n, height, width, 3), behind a progress bar."""
+    with progress_bar(len(images), "predicting", "image") as bar:
+        count = keras.callbacks.LambdaCallback()
+        count.on_predict_batch_end = lambda batch, logs=None: bar.update(batch_size)
+        return model.predict(images, batch_size=batch_size, verbose=0, callbacks=[count])
