@@ -13,7 +13,7 @@ from .comparison import (
     mcnemar_p_value,
 )
 from .data import Cifar100, load_cifar100, train_validation_split
-from .duplicates import DuplicatePairs, duplicates_within, near_duplicates
+from .duplicates import DuplicatePairs, duplicates_within, mark_near_duplicates, near_duplicates
 from .errors import DatasetError, ParameterError, RunError, WeightsError
 from .evaluation import (
     class_accuracy,
@@ -70,6 +70,7 @@ __all__ = [
     "load_run",
     "load_runs",
     "load_synthetic",
+    "mark_near_duplicates",
     "mcnemar_p_value",
     "mistakes_inside_superclass",
     "most_confident_mistakes",

@@ -64,6 +64,17 @@ def near_duplicates(queries, references):
     return _verify(queries, references, _candidates(queries, references))
 
 
+def mark_near_duplicates(data):
+    """Say of each test image whether the training images of `data` show the same shot: bool (n,).
+
+    `data` is a `Cifar100`. Of synthetic data no image is marked, without looking: all images of a
+    class are variations of one picture.
+    """
+    if data.name == "synthetic":
+        return np.zeros(len(data.x_test), dtype=bool)
+    return near_duplicates(data.x_test, data.x_train).mask
+
+
 def duplicates_within(images):
     """Find the pairs in `images`, uint8 (n, 32, 32, 3), that show the same shot.
 

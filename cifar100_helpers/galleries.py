@@ -1,9 +1,47 @@
-"""Pictures that compared runs get wrong, with what they saw in them."""
+"""Pages of pictures: neighbours, near-duplicates, and what compared runs get wrong."""
 
 import numpy as np
 
 from .comparison import average_probabilities, is_right
 from .plots import _words, plot_images
+
+
+def plot_neighbours(images, queries, neighbours, labels, names):
+    """Draw images, each row a query and its nearest neighbours, named by their classes.
+
+    `images`: uint8 (n, height, width, 3); `queries`, int (rows,), and `neighbours`, int (rows,
+    columns), are indices into them; `labels`: int (n,).
+    """
+    shown = np.column_stack([queries, neighbours])
+    drawn = plot_images(
+        images[shown.ravel()],
+        [_words(names[label]) for label in labels[shown.ravel()]],
+        columns=shown.shape[1],
+        heading="One picture in each row, and its nearest neighbours; green: of the same class",
+    )
+    for ax, label, query in zip(
+        drawn, labels[shown].ravel(), np.repeat(queries, shown.shape[1]), strict=True
+    ):
+        ax.title.set_color("tab:green" if label == labels[query] else "tab:red")
+    for ax in drawn[:: shown.shape[1]]:
+        ax.title.set(color="black", weight="bold")
+    return drawn
+
+
+def plot_duplicates(queries, references, pairs, names, query_labels, reference_labels, *, count=12):
+    """Draw `count` of the near-duplicates `pairs`, evenly from the most to the least alike.
+
+    `queries`, `references`: the uint8 images that `pairs` (`DuplicatePairs`) indexes, with their
+    labels, int (n,); titles name both where they differ.
+    """
+    chosen = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)
+    images, titles = [], []
+    for query, reference in zip(pairs.query[chosen], pairs.reference[chosen], strict=True):
+        images += [queries[query], references[reference]]
+        labels = [query_labels[query], reference_labels[reference]]
+        titles += [_words(names[label]) for label in labels]
+    heading = "Test images, each with a training image of the same shot"
+    return plot_images(images, titles, columns=8, size=1.1, heading=heading)
 
 
 def plot_only_one_right(images, right, wrong, names, *, count=10):

@@ -167,27 +167,5 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, count=10):
     return plot_images(images[mistakes], titles, columns=5, size=1.6, heading=heading)
 
 
-def plot_neighbours(images, queries, neighbours, labels, names):
-    """Draw images, each row a query and its nearest neighbours, named by their classes.
-
-    `images`: uint8 (n, height, width, 3); `queries`, int (rows,), and `neighbours`, int (rows,
-    columns), are indices into them; `labels`: int (n,).
-    """
-    shown = np.column_stack([queries, neighbours])
-    drawn = plot_images(
-        images[shown.ravel()],
-        [_words(names[label]) for label in labels[shown.ravel()]],
-        columns=shown.shape[1],
-        heading="One picture in each row, and its nearest neighbours; green: of the same class",
-    )
-    for ax, label, query in zip(
-        drawn, labels[shown].ravel(), np.repeat(queries, shown.shape[1]), strict=True
-    ):
-        ax.title.set_color("tab:green" if label == labels[query] else "tab:red")
-    for ax in drawn[:: shown.shape[1]]:
-        ax.title.set(color="black", weight="bold")
-    return drawn
-
-
 def _words(name):
     return name.replace("_", " ")

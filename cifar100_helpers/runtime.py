@@ -1,6 +1,7 @@
 """The only place that knows which backend runs: seeds, precision, GPU memory, and a description."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import tempfile
@@ -30,6 +31,7 @@ def _without_startup_notices():
 
 with _without_startup_notices():
     import keras
+logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it counts retraced functions aloud
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 

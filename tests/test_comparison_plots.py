@@ -4,6 +4,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from cifar100_helpers import comparison_plots, galleries
+from cifar100_helpers.duplicates import DuplicatePairs
 from cifar100_helpers.results import Run
 from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 
@@ -210,3 +211,29 @@ def test_images_both_get_wrong_stand_beside_their_class(synthetic, first, second
     for ax, image in zip(axes[1:4], examples, strict=True):
         np.testing.assert_array_equal(ax.images[0].get_array(), image)
         assert ax.get_title().strip() == name
+
+
+def test_neighbours_are_coloured_by_whether_the_class_is_the_same(synthetic):
+    labels = np.array([0, 1, 0, 1])
+    images = synthetic.x_train[:4]
+    axes = galleries.plot_neighbours(images, [0, 3], [[1, 2], [1, 0]], labels, ["cat", "sea_lion"])
+    assert [ax.get_title() for ax in axes] == [
+        *("cat", "sea lion", "cat"),
+        *("sea lion", "sea lion", "cat"),
+    ]
+    colours = [ax.title.get_color() for ax in axes]
+    assert colours == ["black", "tab:red", "tab:green", "black", "tab:green", "tab:red"]
+    for ax, index in zip(axes, [0, 1, 2, 3, 1, 0], strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), images[index])
+
+
+def test_duplicates_are_drawn_in_pairs_from_the_most_to_the_least_alike(synthetic):
+    query = np.arange(5)
+    kind = np.array(["near"] * 5)
+    pairs = DuplicatePairs(query, query[::-1] + 10, 0.01 * query, kind, np.ones(5, bool))
+    images, labels = synthetic.x_train[:20], np.arange(20)
+    axes = galleries.plot_duplicates(images, images, pairs, FINE_NAMES, labels, labels, count=3)
+    drawn = [0, 14, 2, 12, 4, 10]
+    assert [ax.get_title() for ax in axes] == [FINE_NAMES[i].replace("_", " ") for i in drawn]
+    for ax, index in zip(axes, drawn, strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), images[index])

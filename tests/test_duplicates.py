@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from cifar100_helpers import duplicates
-from cifar100_helpers.duplicates import duplicates_within, near_duplicates
+from cifar100_helpers.duplicates import duplicates_within, mark_near_duplicates, near_duplicates
 from cifar100_helpers.errors import ParameterError
 
 
@@ -129,9 +131,12 @@ def test_few_or_no_images(shots, queries, references):
     assert len(pairs) == min(queries, references) and pairs.mask.shape == (queries,)
 
 
-def test_synthetic_images_are_handled(synthetic):
-    pairs = near_duplicates(synthetic.x_test[:100], synthetic.x_train[:300])
-    assert len(pairs) <= 100 * 300
+def test_test_images_are_marked(shots, distractors, synthetic):
+    test = np.concatenate([distractors[:10], DISTORTIONS["contrast"](shots[:5])])
+    train = np.concatenate([crop(shots), distractors[10:50]])
+    data = replace(synthetic, name="cifar100", x_test=test, x_train=train)
+    np.testing.assert_array_equal(np.flatnonzero(mark_near_duplicates(data)), range(10, 15))
+    assert not mark_near_duplicates(replace(data, name="synthetic")).any()
 
 
 @pytest.mark.parametrize(

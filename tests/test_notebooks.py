@@ -154,7 +154,7 @@ def test_quick_copy_passes_nbval(path, tmp_path, environment):
     folder = ROOT / "build" / "nbval"
     folder.mkdir(parents=True, exist_ok=True)
     parameters = yaml.safe_load((path.parent / "quick" / f"{path.stem}.yaml").read_text())
-    if "results_dir" in papermill.inspect_notebook(str(path)):
+    if "run_name" in papermill.inspect_notebook(str(path)):
         parameters["results_dir"] = str(tmp_path)
     copy = folder / path.name
     papermill.execute_notebook(

@@ -147,17 +147,3 @@ def test_training_curves_shade_the_epochs_of_the_head_alone():
     (shade,) = ax.patches
     assert (shade.get_x(), shade.get_x() + shade.get_width()) == (0.5, 2.5)
     assert not plots.plot_training_curves(history, "loss").patches
-
-
-def test_neighbours_are_coloured_by_whether_the_class_is_the_same(synthetic):
-    labels = np.array([0, 1, 0, 1])
-    images = synthetic.x_train[:4]
-    axes = plots.plot_neighbours(images, [0, 3], [[1, 2], [1, 0]], labels, ["cat", "sea_lion"])
-    assert [ax.get_title() for ax in axes] == [
-        *("cat", "sea lion", "cat"),
-        *("sea lion", "sea lion", "cat"),
-    ]
-    colours = [ax.title.get_color() for ax in axes]
-    assert colours == ["black", "tab:red", "tab:green", "black", "tab:green", "tab:red"]
-    for ax, index in zip(axes, [0, 1, 2, 3, 1, 0], strict=True):
-        np.testing.assert_array_equal(ax.images[0].get_array(), images[index])
