@@ -28,19 +28,18 @@ def plot_neighbours(images, queries, neighbours, labels, names):
     return drawn
 
 
-def plot_duplicates(queries, references, pairs, names, query_labels, reference_labels, *, count=12):
+def plot_duplicates(data, pairs, *, count=12):
     """Draw `count` of the near-duplicates `pairs`, evenly from the most to the least alike.
 
-    `queries`, `references`: the uint8 images that `pairs` (`DuplicatePairs`) indexes, with their
-    labels, int (n,); titles name both where they differ.
+    `data` is a `Cifar100`, `pairs` the `DuplicatePairs` of its test and training images.
     """
     chosen = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)
-    images, titles = [], []
+    images, labels = [], []
     for query, reference in zip(pairs.query[chosen], pairs.reference[chosen], strict=True):
-        images += [queries[query], references[reference]]
-        labels = [query_labels[query], reference_labels[reference]]
-        titles += [_words(names[label]) for label in labels]
-    heading = "Test images, each with a training image of the same shot"
+        images += [data.x_test[query], data.x_train[reference]]
+        labels += [data.y_test[query], data.y_train[reference]]
+    titles = [_words(data.fine_names[label]) for label in labels]
+    heading = "Test images, each with a training image of the same shot on its right"
     return plot_images(images, titles, columns=8, size=1.1, heading=heading)
 
 

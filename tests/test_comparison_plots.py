@@ -231,9 +231,10 @@ def test_duplicates_are_drawn_in_pairs_from_the_most_to_the_least_alike(syntheti
     query = np.arange(5)
     kind = np.array(["near"] * 5)
     pairs = DuplicatePairs(query, query[::-1] + 10, 0.01 * query, kind, np.ones(5, bool))
-    images, labels = synthetic.x_train[:20], np.arange(20)
-    axes = galleries.plot_duplicates(images, images, pairs, FINE_NAMES, labels, labels, count=3)
-    drawn = [0, 14, 2, 12, 4, 10]
-    assert [ax.get_title() for ax in axes] == [FINE_NAMES[i].replace("_", " ") for i in drawn]
-    for ax, index in zip(axes, drawn, strict=True):
-        np.testing.assert_array_equal(ax.images[0].get_array(), images[index])
+    axes = galleries.plot_duplicates(synthetic, pairs, count=3)
+    for number, (test, train) in enumerate([(0, 14), (2, 12), (4, 10)]):
+        ours, theirs = axes[2 * number], axes[2 * number + 1]
+        np.testing.assert_array_equal(ours.images[0].get_array(), synthetic.x_test[test])
+        np.testing.assert_array_equal(theirs.images[0].get_array(), synthetic.x_train[train])
+        names = [FINE_NAMES[synthetic.y_test[test]], FINE_NAMES[synthetic.y_train[train]]]
+        assert [ours.get_title(), theirs.get_title()] == [n.replace("_", " ") for n in names]
