@@ -42,7 +42,10 @@ def frozen_features(network, images, cuts, folder):
         output = network.get_layer(cut).output
         piece = keras.Model(start, output)
         key = _key(key, piece)
-        features, seconds[key] = _compute_once(piece, features, Path(folder) / f"{key}.npy")
+        file = Path(folder) / f"{key}.npy"
+        if not file.exists():
+            print(f"computing, once, what {cut} gives for {len(images):,} images", flush=True)
+        features, seconds[key] = _compute_once(piece, features, file)
         start = output
     return features, seconds
 

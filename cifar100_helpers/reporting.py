@@ -6,14 +6,14 @@ import keras
 
 from .progress import progress_bar
 
-HOUR = 3600  # seconds; a longer training is announced
+HOUR = 3600  # seconds; a longer phase is announced
 WARMUP_STEPS = 4  # compilation, and first steps that allocate memory
 TIMED_STEPS = 20  # or as many as go into TIMED_SECONDS
 TIMED_SECONDS = 10
 
 
 class EpochProgress(keras.callbacks.Callback):
-    """A progress bar over the steps of one epoch; with `announce`, says how long `epochs` take."""
+    """A progress bar over the steps of an epoch; with `announce`, says how long `epochs` take."""
 
     def __init__(self, epochs, *, announce):
         super().__init__()
@@ -45,8 +45,8 @@ class EpochProgress(keras.callbacks.Callback):
 def _announce_duration(seconds):
     if seconds > HOUR:
         print(
-            f"this training takes about {seconds / HOUR:.1f} hours on this machine; the laptop "
-            "profile (papermill -f notebooks/laptop/…) takes less than one on two cores",
+            f"this phase takes about {seconds / HOUR:.1f} hours on this machine; two cores are "
+            "what the laptop profile is for (papermill -f notebooks/laptop/…)",
             flush=True,
         )
 

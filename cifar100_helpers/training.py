@@ -65,7 +65,7 @@ def train(
                 inputs, validation = _features(model, x, validation_data, cuts, features_dir, state)
         start = time.perf_counter()
         batches = ShuffledBatches(inputs, y, batch_size, seed=(seed, epoch))
-        progress = EpochProgress(len(plan) - epoch, announce=epoch == first)
+        progress = EpochProgress(plan[epoch:].count(number), announce=new_phase or epoch == first)
         logs = _fit_epoch(part, batches, epoch, seed, validation, progress)
         state["phase_seconds"][number] += time.perf_counter() - start
         _append(state["history"], {"epoch": epoch + 1, "phase": number + 1} | logs)
