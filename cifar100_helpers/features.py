@@ -16,6 +16,8 @@ from .progress import progress_bar
 
 ROWS = 1024  # computed between two notes of progress
 BATCH_SIZE = 128
+# Settings of layers that change nothing in inference; names are counted through by Keras.
+WITHOUT_EFFECT = ("name", "seed", "trainable")
 
 
 def layers_after(network, cut):
@@ -53,8 +55,7 @@ def frozen_features(network, images, cuts, folder):
 def _key(inputs_key, piece):
     digest = hashlib.sha256(f"{inputs_key} {keras.backend.backend()}".encode())
     for layer in _flat_layers(piece):
-        # Names are counted through by Keras, and seeds act in training only.
-        config = {k: v for k, v in layer.get_config().items() if k not in ("name", "seed")}
+        config = {k: v for k, v in layer.get_config().items() if k not in WITHOUT_EFFECT}
         digest.update(f"{type(layer).__name__} {json.dumps(config, default=str)}".encode())
         for weight in layer.get_weights():
             digest.update(np.ascontiguousarray(weight))

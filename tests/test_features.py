@@ -246,6 +246,15 @@ def run_until(data, folder, features_dir, epochs):
         training._fit_epoch = fit_epoch
 
 
+def test_training_uses_what_was_computed_before_it(synthetic, tmp_path, computed):
+    features_dir = tmp_path / "features"
+    for images in (synthetic.x_train[:300], synthetic.x_test[:100]):
+        frozen_features(tiny_network(dropout_rate=0.0), images, ["pool"], features_dir)
+    del computed[:]
+    _, state = run(synthetic, tmp_path / "run", features_dir=features_dir)
+    assert computed == [] and len(state["feature_seconds"]) == 2
+
+
 def test_deeper_features_are_computed_from_those_that_a_later_phase_needs(
     synthetic, tmp_path, computed
 ):
