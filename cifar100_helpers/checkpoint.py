@@ -2,11 +2,36 @@
 
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None
+
 STATE_FILE = "checkpoint.json"
+
+
+@contextmanager
+def alone(file, work):
+    """Hold the lock `file` meanwhile; raises RunError where another process holds it.
+
+    `work` says what the other process does. The system takes the lock back from a process that
+    dies, however it dies.
+    """
+    with open(file, "w") as lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"Another process {work} {file.parent} at this moment: wait until it is done, "
+                    "or choose another run_name."
+                ) from None
+        yield
 
 
 def save_checkpoint(run_dir, model, state):

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .checkpoint import write_json
+from .checkpoint import alone, write_json
 from .errors import RunError
 from .progress import progress_bar
 
@@ -47,7 +47,9 @@ def frozen_features(network, images, cuts, folder):
         file = Path(folder) / f"{key}.npy"
         if not file.exists():
             print(f"computing, once, what {cut} gives for {len(images):,} images", flush=True)
-        features, seconds[key] = _compute_once(piece, features, file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with alone(file.with_suffix(".lock"), "computes the same features in"):
+            features, seconds[key] = _compute_once(piece, features, file)
         start = output
     return features, seconds
 
@@ -122,7 +124,6 @@ def _begin(unfinished, piece, count):
     dtype = np.dtype("float32" if piece.output.dtype == "float32" else "float16")
     shape = (count, *piece.output.shape[1:])
     needed = int(np.prod(shape)) * dtype.itemsize
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(unfinished.parent).free
     # Memory maps are written behind Python's back: a full disk would kill the process.
     if needed > free:

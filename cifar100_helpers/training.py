@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .checkpoint import load_state, load_weights, save_checkpoint
+from .checkpoint import alone, load_state, load_weights, save_checkpoint
 from .compiling import compile_phase, count_frozen
 from .features import frozen_features
 from .reporting import EpochProgress, epoch_lines
@@ -43,12 +43,19 @@ def train(
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _check_freezing(model, phases)
+    with alone(run_dir / "lock", "trains in"):
+        state = load_state(run_dir, parameters) or _fresh_state(parameters, phases)
+        _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data, features_dir)
+    return state
+
+
+def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data, features_dir):
+    """Bring `state`, the weights of `model` and the checkpoint in `run_dir` to the last epoch."""
     plan = [number for number, phase in enumerate(phases) for _ in range(phase.epochs)]
-    steps = -(-len(x) // batch_size)
-    state = load_state(run_dir, parameters) or _fresh_state(parameters, phases)
+    steps, on_features = -(-len(x) // batch_size), bool(features_dir)
     first = state["epochs_done"]
     if first:
-        part = compile_phase(model, phases[plan[first - 1]], steps, on_features=bool(features_dir))
+        part = compile_phase(model, phases[plan[first - 1]], steps, on_features=on_features)
         load_weights(run_dir, part, state)
         print("\n".join(epoch_lines(state["history"], len(plan))))
         print(f"(trained before; {len(plan) - first} epochs to go)")
@@ -57,12 +64,10 @@ def train(
         number = plan[epoch]
         new_phase = epoch == 0 or number != plan[epoch - 1]
         if new_phase:
-            part = compile_phase(model, phases[number], steps, on_features=bool(features_dir))
+            part = compile_phase(model, phases[number], steps, on_features=on_features)
         if new_phase or epoch == first:
-            inputs, validation = x, validation_data
-            if features_dir and phases[number].frozen_until:
-                cuts = _cuts(model, phases[number:])
-                inputs, validation = _features(model, x, validation_data, cuts, features_dir, state)
+            left = phases[number:]
+            inputs, validation = _inputs(model, x, validation_data, left, features_dir, state)
         start = time.perf_counter()
         batches = ShuffledBatches(inputs, y, batch_size, seed=(seed, epoch))
         progress = EpochProgress(plan[epoch:].count(number), announce=new_phase or epoch == first)
@@ -72,7 +77,6 @@ def train(
         state["epochs_done"] = epoch + 1
         save_checkpoint(run_dir, part, state)
         print(epoch_lines(state["history"], len(plan))[-1], flush=True)
-    return state
 
 
 def _fresh_state(parameters, phases):
@@ -97,15 +101,18 @@ def _cuts(model, phases):
     return [model.layers[count - 1].name for count in sorted(frozen)]
 
 
-def _features(model, x, validation_data, cuts, folder, state):
-    features, seconds = frozen_features(model, x, cuts, folder)
-    state["feature_seconds"].update(seconds)
-    if validation_data is None:
-        return features, None
-    x_validation, y_validation = validation_data
-    validation_features, seconds = frozen_features(model, x_validation, cuts, folder)
-    state["feature_seconds"].update(seconds)
-    return features, (validation_features, y_validation)
+def _inputs(model, x, validation_data, phases, folder, state):
+    """What the first of `phases` trains and is validated on: images, or their features."""
+    if not folder or not phases[0].frozen_until:
+        return x, validation_data
+
+    def features(images):
+        computed, seconds = frozen_features(model, images, _cuts(model, phases), folder)
+        state["feature_seconds"].update(seconds)
+        return computed
+
+    validation = validation_data and (features(validation_data[0]), validation_data[1])
+    return features(x), validation
 
 
 class ShuffledBatches(keras.utils.PyDataset):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cifar100_helpers import features, training
+from cifar100_helpers.checkpoint import alone
 from cifar100_helpers.errors import RunError
 from cifar100_helpers.features import frozen_features, layers_after
 from cifar100_helpers.recipes import Phase
@@ -155,7 +156,15 @@ def test_no_room_is_one_sentence_and_nothing_is_written(synthetic, tmp_path, mon
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     with pytest.raises(RunError, match=r"Features need .* make room"):
         frozen_features(tiny_network(), synthetic.x_train[:50], CUTS, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert not [file for file in tmp_path.iterdir() if file.suffix != ".lock"]
+
+
+def test_computed_by_one_process_at_a_time(synthetic, tmp_path):
+    network, images = tiny_network(), synthetic.x_train[:50]
+    frozen_features(network, images, ["pool"], tmp_path)
+    (lock,) = tmp_path.glob("*.lock")
+    with alone(lock, "works in"), pytest.raises(RunError, match="computes the same features"):
+        frozen_features(network, images, ["pool"], tmp_path)
 
 
 def test_half_the_space_under_mixed_precision(synthetic, tmp_path):

@@ -1,6 +1,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -139,6 +141,23 @@ def test_finished_record_without_checkpoint_is_not_overwritten(synthetic, tmp_pa
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(RunError, match="choose another run_name"):
         tiny_run(synthetic, tmp_path)
+
+
+def test_second_process_in_the_same_folder_is_refused(synthetic, whole_run, tmp_path):
+    """The first one is killed, which frees the folder."""
+    hold = (
+        "import sys, time; from cifar100_helpers.checkpoint import alone\n"
+        "with alone(sys.argv[1], 'trains in'): print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path / "lock"], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=r"Another process trains in .* choose another run_name"):
+            tiny_run(synthetic, tmp_path)
+        assert [file.name for file in tmp_path.iterdir()] == ["lock"]
+        other.kill()
+    assert_same_run(tiny_run(synthetic, tmp_path), whole_run)
 
 
 def test_damaged_checkpoint_is_one_sentence(synthetic, tmp_path):
