@@ -1,11 +1,11 @@
 """The frozen phase of Xception on features computed once, and as a frozen base in every epoch.
 
-    python benchmarks/frozen_features.py [images, 5000 by default] [epochs, 20 by default]
+    python benchmarks/frozen_features.py [images, 3000 by default] [epochs, 20 by default]
 
 Both ways train the same head by the published recipe on the same batches of real images, one after
 the other, with everything either takes: compilation, features, checkpoints. The weights are
 ImageNet's. Needs CIFAR-100 and the weights of Xception (`CIFAR100_DIR` and `XCEPTION_WEIGHTS`, or
-they are fetched); takes some fifteen minutes on two cores.
+they are fetched); takes some ten minutes on two cores.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def timed(data, chosen, held_out, epochs, *, on_features):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", type=int, nargs="?", default=5000)
+    parser.add_argument("images", type=int, nargs="?", default=3000)
     parser.add_argument("epochs", type=int, nargs="?", default=20)
     arguments = parser.parse_args()
     data = load_cifar100()
