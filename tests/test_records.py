@@ -54,8 +54,9 @@ def shown_by(name):
     return "".join(out.get("text", "") for out in outputs)
 
 
-def test_resnet_notebook_shows_what_its_record_says():
-    shown = shown_by("03_resnet.ipynb")
+@pytest.mark.parametrize("name", ["03_resnet", "04_xception"])
+def test_notebook_shows_what_its_record_says(name):
+    shown = shown_by(f"{name}.ipynb")
     record = load_run(ROOT / "results" / re.search(r"run +(\w+)", shown).group(1)).record
     assert f"top-1 {record['metrics']['top1']:.2%}" in shown
     assert f"top-5 {record['metrics']['top5']:.2%}" in shown
