@@ -59,6 +59,7 @@ RULES = {
     "precision": _choice(*PRECISIONS),
     "random_transforms": _SWITCH,
     "recipe": (_is_text, "the name of a recipe in quotes"),
+    "recipe_changes": (lambda value: isinstance(value, dict), "a dict such as {'mixup': 0.2}"),
     "results_dir": (_is_text, "a folder in quotes"),
     "run_name": (_is_name, "a folder's name of letters, digits, '.', '_' and '-'"),
     "second_run": _RUN,

@@ -3,11 +3,11 @@
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 
+from .batches import ShuffledBatches, one_hot
 from .checkpoint import alone, load_state, load_weights, save_checkpoint
-from .compiling import compile_phase, count_frozen
+from .compiling import AverageApart, compile_phase, count_frozen
 from .features import frozen_features
 from .reporting import EpochProgress, epoch_lines
 
@@ -43,6 +43,9 @@ def train(
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _check_freezing(model, phases)
+    if validation_data:
+        images, labels = validation_data
+        validation_data = (images, one_hot(labels, model.output_shape[-1]))
     with alone(run_dir / "lock", "trains in"):
         state = load_state(run_dir, parameters) or _fresh_state(parameters, phases)
         _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data, features_dir)
@@ -66,12 +69,15 @@ def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_dat
         if new_phase:
             part = compile_phase(model, phases[number], steps, on_features=on_features)
         if new_phase or epoch == first:
-            left = phases[number:]
-            inputs, validation = _inputs(model, x, validation_data, left, features_dir, state)
+            ahead = phases[number:]
+            inputs, validation = _inputs(model, x, validation_data, ahead, features_dir, state)
         start = time.perf_counter()
-        batches = ShuffledBatches(inputs, y, batch_size, seed=(seed, epoch))
-        progress = EpochProgress(plan[epoch:].count(number), announce=new_phase or epoch == first)
-        logs = _fit_epoch(part, batches, epoch, seed, validation, progress)
+        batches = _batches(inputs, y, batch_size, (seed, epoch), model, phases[number])
+        left = plan[epoch:].count(number)
+        callbacks = [EpochProgress(left, announce=new_phase or epoch == first)]
+        if phases[number].ema:
+            callbacks.append(AverageApart(last=left == 1))
+        logs = _fit_epoch(part, batches, epoch, seed, validation, callbacks)
         state["phase_seconds"][number] += time.perf_counter() - start
         _append(state["history"], {"epoch": epoch + 1, "phase": number + 1} | logs)
         state["epochs_done"] = epoch + 1
@@ -115,28 +121,12 @@ def _inputs(model, x, validation_data, phases, folder, state):
     return features(x), validation
 
 
-class ShuffledBatches(keras.utils.PyDataset):
-    """Batches of `x` and `y`, read one by one, in an order that follows from `seed` alone.
-
-    Keras would read a memory map whole, and shuffles in another order under every backend.
-    """
-
-    def __init__(self, x, y, batch_size, seed):
-        super().__init__()
-        self.x, self.y, self.batch_size = x, y, batch_size
-        self.order = np.random.default_rng(seed).permutation(len(x))
-
-    def __len__(self):
-        return -(-len(self.order) // self.batch_size)
-
-    def __getitem__(self, number):
-        start = number * self.batch_size
-        # In the order of the file: a batch's own order does not matter.
-        chosen = np.sort(self.order[start : start + self.batch_size])
-        return self.x[chosen], self.y[chosen]
+def _batches(x, y, batch_size, seed, model, phase):
+    mixes = {"mixup": phase.mixup, "cutmix": phase.cutmix}
+    return ShuffledBatches(x, y, batch_size, seed, classes=model.output_shape[-1], **mixes)
 
 
-def _fit_epoch(model, batches, epoch, seed, validation_data, progress):
+def _fit_epoch(model, batches, epoch, seed, validation_data, callbacks):
     _seed_epoch(model, seed, epoch)
     fitted = model.fit(
         batches,
@@ -146,7 +136,7 @@ def _fit_epoch(model, batches, epoch, seed, validation_data, progress):
         validation_data=validation_data,
         validation_batch_size=batches.batch_size,
         verbose=0,
-        callbacks=[progress],
+        callbacks=callbacks,
     )
     return {name: float(values[0]) for name, values in fitted.history.items()}
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from cifar100_helpers import reporting, training
-from cifar100_helpers.compiling import SmoothedCrossentropy, compile_phase
+from cifar100_helpers.compiling import compile_phase
 from cifar100_helpers.errors import ParameterError, RunError
 from cifar100_helpers.recipes import Phase, describe_schedule, resnet_phases, scale_epochs
 from cifar100_helpers.resnet import build_resnet
-from cifar100_helpers.training import ShuffledBatches, train
+from cifar100_helpers.training import train
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -58,6 +58,32 @@ def test_unknown_recipe_names_the_known_ones():
         resnet_phases("nonsense", 26)
 
 
+def test_changes_are_made_to_every_phase():
+    changed = resnet_phases("published", 26, changes={"label_smoothing": 0.1, "mixup": 0.2})
+    assert [(phase.label_smoothing, phase.mixup) for phase in changed] == [(0.1, 0.2)] * 3
+    assert [phase.learning_rate for phase in changed] == [1e-3, 1e-4, 5e-5]
+    assert describe_schedule(changed).count(", mixup 0.2") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"mixing": 0.2}, "mixing is no setting of a recipe.*mixup"),
+        ({"epochs": 3}, "epochs is no setting"),
+        ({"ema": 1.0}, "ema of a phase must be a number of at least 0 and below 1, not 1.0"),
+        ({"weight_decay": -1}, "weight_decay .* not -1"),
+        ({"learning_rate": "0.1"}, "learning_rate .* not '0.1'"),
+        ({"label_smoothing": True}, "label_smoothing .* not True"),
+        ({"learning_rate": math.nan}, "learning_rate .* not nan"),
+        ({"optimizer": "lion"}, "optimizer .* adam, sgd"),
+        ({"schedule": ["one_cycle"]}, "schedule .* constant, one_cycle"),
+    ],
+)
+def test_change_that_does_not_fit_is_one_sentence(changes, sentence):
+    with pytest.raises(ParameterError, match=sentence):
+        resnet_phases("modern", 3, changes=changes)
+
+
 def tiny_run(data, run_dir, *, phases=PHASES, parameters=PARAMETERS, **options):
     keras.utils.set_random_seed(3)
     model = build_resnet((1,), width=4)
@@ -82,11 +108,7 @@ def assert_same_run(ours, theirs):
     assert ours[1]["history"] == theirs[1]["history"]
 
 
-@pytest.mark.parametrize("epochs_before", [0, 1, 2, 3, 4])
-def test_resumed_run_ends_bit_for_bit_as_the_uninterrupted(
-    synthetic, whole_run, tmp_path, monkeypatch, epochs_before
-):
-    """Interrupted within an epoch, in either phase and between them."""
+def failing_after(epochs_before):
     fit_epoch = training._fit_epoch
 
     def fit_until(model, batches, epoch, *rest):
@@ -95,7 +117,15 @@ def test_resumed_run_ends_bit_for_bit_as_the_uninterrupted(
             raise Interrupt
         return logs
 
-    monkeypatch.setattr(training, "_fit_epoch", fit_until)
+    return fit_until
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1, 2, 3, 4])
+def test_resumed_run_ends_bit_for_bit_as_the_uninterrupted(
+    synthetic, whole_run, tmp_path, monkeypatch, epochs_before
+):
+    """Interrupted within an epoch, in either phase and between them."""
+    monkeypatch.setattr(training, "_fit_epoch", failing_after(epochs_before))
     if epochs_before < 4:
         with pytest.raises(Interrupt):
             tiny_run(synthetic, tmp_path)
@@ -208,23 +238,59 @@ def test_freezing_what_was_trained_is_refused(synthetic, tmp_path):
         tiny_run(synthetic, tmp_path, phases=phases)
 
 
-def test_every_image_is_in_one_batch_of_an_epoch(synthetic):
-    x, y = synthetic.x_train[:150], np.arange(150)
-    batches = ShuffledBatches(x, y, 64, seed=(0, 0))
-    drawn = [batches[number] for number in range(len(batches))]
-    assert [len(labels) for _, labels in drawn] == [64, 64, 22]
-    assert sorted(np.concatenate([labels for _, labels in drawn])) == list(range(150))
-    for images, labels in drawn:
-        np.testing.assert_array_equal(images, x[labels])
+def test_loss_and_accuracy_of_a_phase_equal_their_definitions(synthetic):
+    model = build_resnet((1,), width=4)
+    x, labels = synthetic.x_train[:20], synthetic.y_train[:20]
+    compile_phase(model, Phase(1, 0.1, label_smoothing=0.1), steps_per_epoch=1)
+    loss, accuracy = model.evaluate(x, np.identity(100)[labels], verbose=0)
+    probabilities = model.predict(x, verbose=0)
+    target = np.full((20, 100), 0.1 / 100)
+    target[np.arange(20), labels] += 0.9
+    expected = -(target * np.log(probabilities)).sum(axis=1).mean()
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert accuracy == np.mean(probabilities.argmax(axis=1) == labels)
 
 
-def test_order_follows_from_seed_and_epoch():
-    def order(*seed):
-        batches = ShuffledBatches(np.arange(100), np.arange(100), 10, seed=seed)
-        return [tuple(batches[number][1]) for number in range(10)]
+def test_averaged_weights_take_their_place_when_the_phase_is_over(synthetic, tmp_path, monkeypatch):
+    """One step an epoch, so that the weights after every step are seen."""
+    seen, save = [], training.save_checkpoint
 
-    assert order(3, 1) == order(3, 1)
-    assert len({tuple(order(*seed)) for seed in ((3, 1), (3, 2), (4, 1))}) == 3
+    def watch(run_dir, model, state):
+        seen.append(model.get_weights())
+        save(run_dir, model, state)
+
+    monkeypatch.setattr(training, "save_checkpoint", watch)
+    for name, ema in (("raw", 0.0), ("averaged", 0.6)):
+        phases = (Phase(3, 0.05, optimizer="sgd", ema=ema),)
+        model, _ = tiny_run(synthetic, tmp_path / name, phases=phases, batch_size=200)
+    (first, second, third), averaged = seen[:3], seen[3:]
+    trained = [weight.trainable for weight in model.weights]
+    for position, weights in enumerate(zip(first, second, third, strict=True)):
+        a, b, c = weights
+        expected = 0.6 * (0.6 * a + 0.4 * b) + 0.4 * c if trained[position] else c
+        np.testing.assert_array_equal(averaged[1][position], b)  # training goes on from these
+        np.testing.assert_allclose(averaged[2][position], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_validation_sees_the_averaged_weights(synthetic, tmp_path):
+    x, y = synthetic.x_train[:200], synthetic.y_train[:200]
+    phases = (Phase(3, 0.05, optimizer="sgd", ema=0.6),)
+    model, state = tiny_run(synthetic, tmp_path, phases=phases, validation_data=(x, y))
+    loss = -np.log(model.predict(x, verbose=0)[np.arange(200), y]).mean()
+    assert state["history"]["val_loss"][-1] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("epochs_before", [1, 3])
+def test_run_with_averages_and_mixing_resumes_bit_for_bit(
+    synthetic, tmp_path, monkeypatch, epochs_before
+):
+    phases = (Phase(3, 0.05, optimizer="sgd", ema=0.6, mixup=0.4, cutmix=1.0), Phase(1, 1e-3))
+    whole = tiny_run(synthetic, tmp_path / "whole", phases=phases)
+    monkeypatch.setattr(training, "_fit_epoch", failing_after(epochs_before))
+    with pytest.raises(Interrupt):
+        tiny_run(synthetic, tmp_path / "resumed", phases=phases)
+    monkeypatch.undo()
+    assert_same_run(tiny_run(synthetic, tmp_path / "resumed", phases=phases), whole)
 
 
 def test_weight_decay_spares_biases_and_batch_normalization():
@@ -241,19 +307,6 @@ def test_one_cycle_rises_for_a_quarter_and_ends_at_zero():
     rates = [float(schedule(step)) for step in range(101)]
     assert rates[0] == 0 and max(rates) == pytest.approx(0.3) and rates.index(max(rates)) == 25
     assert rates[-1] == pytest.approx(0, abs=1e-7)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_smoothed_crossentropy_equals_its_definition(smoothing):
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet(np.ones(7), size=20).astype("float32")
-    labels = rng.integers(0, 7, 20)
-    target = np.full((20, 7), smoothing / 7)
-    target[np.arange(20), labels] += 1 - smoothing
-    expected = -(target * np.log(probabilities)).sum(axis=1).mean()
-    assert float(SmoothedCrossentropy(smoothing)(labels, probabilities)) == pytest.approx(
-        expected, rel=1e-4
-    )
 
 
 def test_long_phases_are_announced_once_each(synthetic, tmp_path, monkeypatch, capsys):
