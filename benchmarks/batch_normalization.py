@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 from cifar100_helpers import configure, resnet
+from cifar100_helpers.batches import one_hot
 from cifar100_helpers.compiling import compile_phase
 from cifar100_helpers.recipes import Phase
 
@@ -42,7 +43,7 @@ def compare(width, precision):
     configure(precision=precision)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (BATCH_SIZE * STEPS, 32, 32, 3), dtype=np.uint8)
-    y = rng.integers(0, 100, len(x))
+    y = one_hot(rng.integers(0, 100, len(x)), 100)
     layers = (resnet.BatchNormalization, keras.layers.BatchNormalization)
     models = [build(layer, width) for layer in layers]
     for model in models:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from cifar100_helpers.batches import one_hot
 from cifar100_helpers.compiling import compile_phase
 from cifar100_helpers.errors import ParameterError, WeightsError
 from cifar100_helpers.recipes import Phase, xception_phases
@@ -91,7 +92,7 @@ def test_batch_statistics_stay_those_of_imagenet_when_everything_is_trained(netw
     compile_phase(network, Phase(1, 1e-3), 1)
     before = statistics()
     kernel = network.get_layer("base").layer.get_layer("block14_sepconv2").get_weights()[0]
-    network.train_on_batch(synthetic.x_train[:4], synthetic.y_train[:4])
+    network.train_on_batch(synthetic.x_train[:4], one_hot(synthetic.y_train[:4], 100))
     assert len(before) == 80
     for a, b in zip(before, statistics(), strict=True):
         np.testing.assert_array_equal(a, b)
