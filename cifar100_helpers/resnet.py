@@ -9,12 +9,13 @@ from .normalization import BatchNormalization
 def residual_block(x, filters, *, kernel_size=3, stride=1, conv_shortcut=True, name="block"):
     """Add two convolutions to `x` and the sum of their output and a shortcut.
 
-    Main path: conv (`stride`), BN, ReLU, conv, BN. Shortcut: 1×1 conv (`stride`) and BN, or, where
-    `conv_shortcut` is false, `x` itself, which then needs `stride=1` and `filters` channels.
+    Main path: conv (`stride`), BN, ReLU, conv, BN. Shortcut: 1×1 conv (`stride`) and BN;
+    where `conv_shortcut` is false, `x` itself: that needs `stride=1` and `filters` channels.
 
     `x` is a Keras tensor (batch, height, width, channels); returns one of (batch,
-    ceil(height / stride), ceil(width / stride), `filters`). Raises ValueError where an identity
-    shortcut does not fit. Source: He et al., "Deep Residual Learning for Image Recognition", 2016.
+    ceil(height / stride), ceil(width / stride), `filters`). Raises ValueError where an
+    identity shortcut does not fit. Source: He et al., "Deep Residual Learning for Image
+    Recognition", 2016.
     """
     if not conv_shortcut and (stride != 1 or x.shape[-1] != filters):
         raise ValueError(
@@ -23,10 +24,10 @@ def residual_block(x, filters, *, kernel_size=3, stride=1, conv_shortcut=True, n
         )
     shortcut = x
     if conv_shortcut:
-        shortcut = layers.Conv2D(filters, 1, strides=stride, name=f"{name}_shortcut_conv")(x)
+        shortcut = layers.Conv2D(filters, 1, stride, name=f"{name}_shortcut_conv")(x)
         shortcut = BatchNormalization(name=f"{name}_shortcut_bn")(shortcut)
 
-    x = layers.Conv2D(filters, kernel_size, strides=stride, padding="same", name=f"{name}_conv1")(x)
+    x = layers.Conv2D(filters, kernel_size, stride, padding="same", name=f"{name}_conv1")(x)
     x = BatchNormalization(name=f"{name}_bn1")(x)
     x = layers.ReLU(name=f"{name}_relu1")(x)
     x = layers.Conv2D(filters, kernel_size, padding="same", name=f"{name}_conv2")(x)
