@@ -1,9 +1,13 @@
 """Checkpoints of a training run: the last whole epoch, on disk, whatever happens."""
 
+import contextlib
 import json
 import os
-from contextlib import contextmanager
+import zipfile
 from pathlib import Path
+
+import keras
+import numpy as np
 
 from .errors import RunError
 
@@ -15,23 +19,75 @@ except ImportError:  # Windows has no such lock
 STATE_FILE = "checkpoint.json"
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone(file, work):
-    """Hold the lock `file` meanwhile; raises RunError where another process holds it.
+    """Hold the lock `file` meanwhile, in a folder that is made where it is missing.
 
-    `work` says what the other process does. The system takes the lock back from a process that
-    dies, however it dies.
+    Raises RunError where another process holds it, `work` says what that one does, and where the
+    folder cannot be written. The system takes the lock back from a process that dies, however it
+    dies.
     """
-    with open(file, "w") as lock:
-        if fcntl:
-            try:
+    folder = Path(file).parent
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context(open(file, "w"))
+            if fcntl:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"Another process {work} {file.parent} at this moment: wait until it is done, "
-                    "or choose another run_name."
-                ) from None
+        except BlockingIOError:
+            raise RunError(
+                f"Another process {work} {folder} at this moment: wait until it is done, "
+                "or choose another run_name or results_dir."
+            ) from None
+        except OSError as error:
+            raise not_written(folder, error) from error
         yield
+
+
+@contextlib.contextmanager
+def written_whole(file):
+    """Give a stream of bytes for `file`, which gets its name when all of them are on the disk.
+
+    Until then it is the old file, also after a power cut. Raises RunError where there is no room or
+    no right to write; nothing unfinished is left then.
+    """
+    unfinished = file.with_name(f"unfinished_{file.name}")
+    try:
+        with open(unfinished, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, file)
+        _sync_folder(file.parent)
+    except OSError as error:
+        raise not_written(file.parent, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+
+
+def write_json(file, content):
+    """Write `content` to `file` as JSON, in one step: the file is the old one or the new one."""
+    with written_whole(file) as stream:
+        stream.write((json.dumps(content, indent=1) + "\n").encode())
+
+
+def not_written(folder, error):
+    """The `RunError` that says that `folder` cannot be written, because of the OSError `error`."""
+    return RunError(
+        f"{folder} cannot be written ({error.strerror or error}): make room there, or choose "
+        "another results_dir."
+    )
+
+
+def _sync_folder(folder):
+    """Bring the names in `folder` to the disk, before others are deleted for them."""
+    if os.name == "posix":  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def save_checkpoint(run_dir, model, state):
@@ -41,14 +97,18 @@ def save_checkpoint(run_dir, model, state):
     a run killed anywhere in between goes on from the checkpoint before.
     """
     run_dir = Path(run_dir)
-    weights_file = f"epoch_{state['epochs_done']:03d}.weights.h5"
-    unfinished = run_dir / f"unfinished_{weights_file}"
-    model.save_weights(unfinished, overwrite=True)
-    os.replace(unfinished, run_dir / weights_file)
+    weights_file = f"epoch_{state['epochs_done']:03d}.npz"
+    # Not by Keras: HDF5 takes the process down when the disk is full.
+    with written_whole(run_dir / weights_file) as stream:
+        np.savez(stream, *map(keras.ops.convert_to_numpy, _variables(model)))
     write_json(run_dir / STATE_FILE, state | {"weights_file": weights_file})
-    for other in run_dir.glob("*epoch_*.weights.h5"):
+    for other in run_dir.glob("*epoch_*"):
         if other.name != weights_file:
             other.unlink()
+
+
+def _variables(model):
+    return model.weights + model.optimizer.variables
 
 
 def load_state(run_dir, parameters):
@@ -67,10 +127,8 @@ def load_state(run_dir, parameters):
     try:
         state = json.loads(state_file.read_text())
         theirs = state["parameters"]
-    except (ValueError, KeyError, TypeError):
-        raise RunError(
-            f"{state_file} is damaged: delete its folder to start the run anew."
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _damaged(state_file) from None
     differing = [
         f"{key} is {json.dumps(theirs.get(key))} there and {json.dumps(parameters.get(key))} here"
         for key in sorted(theirs | parameters)
@@ -85,13 +143,23 @@ def load_state(run_dir, parameters):
 
 
 def load_weights(run_dir, model, state):
-    """Load weights and optimizer variables that `state` names into the compiled `model`."""
+    """Load weights and optimizer variables that `state` names into the compiled `model`.
+
+    Raises RunError where their file is missing, damaged, or of another network.
+    """
     model.optimizer.build(model.trainable_variables)
-    model.load_weights(Path(run_dir) / state["weights_file"])
+    variables = _variables(model)
+    file = Path(run_dir) / state["weights_file"]
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            values = [arrays[name] for name in arrays.files]
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
+        raise _damaged(file) from None
+    if [variable.shape for variable in variables] != [value.shape for value in values]:
+        raise _damaged(file)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
-def write_json(file, content):
-    """Write `content` to `file` as JSON, in one step: the file is the old one or the new one."""
-    unfinished = file.with_name(f"unfinished_{file.name}")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(unfinished, file)
+def _damaged(file):
+    return RunError(f"{file} is missing or damaged: delete its folder to start the run anew.")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -47,7 +48,6 @@ def frozen_features(network, images, cuts, folder):
         file = Path(folder) / f"{key}.npy"
         if not file.exists():
             print(f"computing, once, what {cut} gives for {len(images):,} images", flush=True)
-        file.parent.mkdir(parents=True, exist_ok=True)
         with alone(file.with_suffix(".lock"), "computes the same features in"):
             features, seconds[key] = _compute_once(piece, features, file)
         start = output
@@ -75,61 +75,71 @@ def _flat_layers(model):
 
 def _compute_once(piece, inputs, file):
     """The features in `file`, and the seconds they took; whatever is missing is computed first."""
-    progress_file = file.with_suffix(".json")
-    finished = _open(file)
-    if finished is not None and progress_file.exists():
-        return finished, json.loads(progress_file.read_text())["seconds"]
+    unfinished, progress_file = file.with_suffix(".unfinished"), file.with_suffix(".json")
+    shape = (len(inputs), *piece.output.shape[1:])
+    features, progress = _open(file, progress_file, shape)
+    if features is not None:
+        return features, progress["seconds"]
 
-    unfinished = file.with_suffix(".unfinished")
-    features, progress = _resume(unfinished, progress_file, (len(inputs), *piece.output.shape[1:]))
+    features, progress = _open(unfinished, progress_file, shape)
     if features is None:
-        features, progress = _begin(unfinished, piece, len(inputs))
+        dtype = np.dtype("float32" if piece.output.dtype == "float32" else "float16")
+        _begin(unfinished, progress_file, shape, dtype)
+        features, progress = _open(unfinished, progress_file, shape)
     with progress_bar(len(inputs), "features", "image", initial=progress["rows"]) as bar:
         while progress["rows"] < len(inputs):
             began = time.perf_counter()
             rows = slice(progress["rows"], progress["rows"] + ROWS)
             computed = piece.predict(inputs[rows], batch_size=BATCH_SIZE, verbose=0)
-            features[rows] = computed
-            features.flush()
+            _write_rows(unfinished, features, rows.start, computed)
             progress["rows"] += len(computed)
             progress["seconds"] += time.perf_counter() - began
             write_json(progress_file, progress)
             bar.update(len(computed))
-    del features
     os.replace(unfinished, file)
-    return _open(file), progress["seconds"]
+    return features, progress["seconds"]
 
 
-def _open(file, mode="r"):
-    """The memory map in `file`, or None where there is none or not a whole one."""
+def _open(file, progress_file, shape):
+    """The read-only memory map in `file` and how far it is, or None twice where it is not sound."""
     try:
-        return np.lib.format.open_memmap(file, mode=mode)
-    except (OSError, ValueError):
-        return None
-
-
-def _resume(unfinished, progress_file, shape):
-    # Opened for reading first: for writing, NumPy would lengthen a file that was cut short.
-    if _open(unfinished) is None:
-        return None, None
-    features = _open(unfinished, mode="r+")
-    try:
+        features = np.lib.format.open_memmap(file, mode="r")
         progress = json.loads(progress_file.read_text())
     except (OSError, ValueError):
         return None, None
     return (features, progress) if features.shape == shape else (None, None)
 
 
-def _begin(unfinished, piece, count):
-    dtype = np.dtype("float32" if piece.output.dtype == "float32" else "float16")
-    shape = (count, *piece.output.shape[1:])
-    needed = int(np.prod(shape)) * dtype.itemsize
+def _begin(unfinished, progress_file, shape, dtype):
+    """Make the file of zeros `unfinished`, and its note of progress."""
+    unfinished.unlink(missing_ok=True)
+    needed = math.prod(shape) * dtype.itemsize
     free = shutil.disk_usage(unfinished.parent).free
-    # Memory maps are written behind Python's back: a full disk would kill the process.
     if needed > free:
-        raise RunError(
-            f"Features need {needed / 1e9:.1f} GB in {unfinished.parent}, where {free / 1e9:.1f} "
-            "GB are free: make room, or choose another results_dir."
-        )
-    features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
-    return features, {"rows": 0, "seconds": 0.0}
+        raise _no_room(unfinished.parent, needed, f"{free / 1e9:.1f} GB are free")
+    # Before the file: an older note would speak of rows that are zeros.
+    write_json(progress_file, {"rows": 0, "seconds": 0.0})
+    try:
+        np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise _no_room(unfinished.parent, needed, error.strerror) from error
+
+
+def _write_rows(file, features, start, computed):
+    # Not through the memory map: on a full disk the system kills a process that writes there.
+    try:
+        with open(file, "r+b") as stream:
+            stream.seek(features.offset + start * features.strides[0])
+            stream.write(computed.astype(features.dtype).tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise _no_room(file.parent, features.nbytes, error.strerror) from error
+
+
+def _no_room(folder, needed, reason):
+    return RunError(
+        f"Features need {needed / 1e9:.1f} GB in {folder} ({reason}): make room there, or choose "
+        "another results_dir."
+    )

@@ -13,15 +13,13 @@ TIMED_SECONDS = 10
 
 
 class EpochProgress(keras.callbacks.Callback):
-    """A progress bar over the steps of an epoch; with `announce`, says how long `epochs` take."""
+    """Moves `bar` over the steps of an epoch; with `announce`, says how long `epochs` take."""
 
-    def __init__(self, epochs, *, announce):
+    def __init__(self, bar, epochs, *, announce):
         super().__init__()
+        self.bar = bar
         self.epochs = epochs
         self.announce = announce
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.bar = progress_bar(self.params["steps"], f"epoch {epoch + 1}", unit="step")
 
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
@@ -37,9 +35,6 @@ class EpochProgress(keras.callbacks.Callback):
         if timed_steps == TIMED_STEPS or seconds > TIMED_SECONDS:
             self.announce = False
             _announce_duration(seconds / timed_steps * self.params["steps"] * self.epochs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.bar.close()
 
 
 def _announce_duration(seconds):

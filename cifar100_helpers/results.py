@@ -1,7 +1,6 @@
 """Run records: one run is one folder with `run.json` and `predictions.npz`."""
 
 import json
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import write_json
+from .checkpoint import alone, write_json, written_whole
 from .errors import RunError
 from .evaluation import evaluate
 from .runtime import describe
@@ -99,7 +98,8 @@ def save_run(
     those of the test set; `validation` is a pair of probabilities and labels of held-out images.
     The metrics are computed from the probabilities as stored, in float16; the seconds of the first
     phase include those of computing what frozen layers give. `run.json` is written last: with it,
-    the record is whole.
+    the record is whole. Raises RunError where another process works in `run_dir`, and where that
+    cannot be written.
     """
     run_dir = Path(run_dir)
     stored = np.asarray(probabilities, dtype=np.float16)
@@ -121,17 +121,18 @@ def save_run(
         "phase_seconds": [round(seconds, 1) for seconds in (first_phase, *later_phases)],
         "machine": describe(),
     }
-    unfinished = run_dir / "unfinished_predictions.npz"
-    np.savez_compressed(
-        unfinished,
-        probabilities=stored,
-        labels=np.asarray(labels, np.int64),
-        near_duplicate=near_duplicate,
-        validation_probabilities=np.asarray(held_out, np.float16),
-        validation_labels=np.asarray(held_out_labels, np.int64),
-    )
-    os.replace(unfinished, run_dir / "predictions.npz")
-    write_json(run_dir / "run.json", record)
+    arrays = {
+        "probabilities": stored,
+        "labels": np.asarray(labels, np.int64),
+        "near_duplicate": near_duplicate,
+        "validation_probabilities": np.asarray(held_out, np.float16),
+        "validation_labels": np.asarray(held_out_labels, np.int64),
+    }
+    with alone(run_dir / "lock", "works in"):
+        with written_whole(run_dir / "predictions.npz") as stream:
+            np.savez_compressed(stream, **arrays)
+            (run_dir / "run.json").unlink(missing_ok=True)  # it may be of other predictions
+        write_json(run_dir / "run.json", record)
     return load_run(run_dir)
 
 

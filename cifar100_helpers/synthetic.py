@@ -55,9 +55,14 @@ def load_synthetic(*, train_size=50_000, test_size=10_000, seed=0):
     """A synthetic `Cifar100` named "synthetic", written to a temporary folder and read from there.
 
     Sizes are numbers of images, multiples of 100, with equally many of every class. The same for
-    the same `seed`. Raises `ParameterError` for other sizes.
+    the same `seed`. Raises `ParameterError` for other sizes, and `DatasetError` where temporary
+    files cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="cifar-100-synthetic-") as folder:
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="cifar-100-synthetic-")
+    except OSError as error:
+        raise _not_written("a temporary folder", error) from error
+    with scratch as folder:
         write_synthetic(folder, train_size=train_size, test_size=test_size, seed=seed)
         return read_folder(folder, name="synthetic", verify=False)
 
@@ -84,10 +89,14 @@ def write_synthetic(folder, *, train_size=50_000, test_size=10_000, seed=0):
             _write(folder / split, batch_opcodes(**_batch(split, labels), data=images))
         _write(folder / "meta", meta_opcodes(FINE_NAMES, COARSE_NAMES))
     except OSError as error:
-        raise DatasetError(
-            f"Synthetic data could not be written to {folder} ({error.strerror or error}): make "
-            "room there or name another folder."
-        ) from error
+        raise _not_written(folder, error) from error
+
+
+def _not_written(folder, error):
+    return DatasetError(
+        f"Synthetic data could not be written to {folder} ({error.strerror or error}): make room "
+        "there or name another folder, a temporary one by TMPDIR."
+    )
 
 
 def _check_size(parameter, size):

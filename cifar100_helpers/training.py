@@ -9,6 +9,7 @@ from .batches import ShuffledBatches, one_hot
 from .checkpoint import alone, load_state, load_weights, save_checkpoint
 from .compiling import AverageApart, compile_phase, count_frozen
 from .features import frozen_features
+from .progress import progress_bar
 from .reporting import EpochProgress, epoch_lines
 
 
@@ -41,14 +42,21 @@ def train(
     ValueError where a phase would freeze layers that an earlier one trains.
     """
     run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
     _check_freezing(model, phases)
     if validation_data:
         images, labels = validation_data
         validation_data = (images, one_hot(labels, model.output_shape[-1]))
     with alone(run_dir / "lock", "trains in"):
         state = load_state(run_dir, parameters) or _fresh_state(parameters, phases)
-        _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data, features_dir)
+        before = model.get_weights()
+        try:
+            _train(
+                model, x, y, phases, state, run_dir, batch_size, seed, validation_data, features_dir
+            )
+        except BaseException:
+            # Stopped in its first epoch and started again, it must not go on from half of one.
+            model.set_weights(before)
+            raise
     return state
 
 
@@ -74,10 +82,12 @@ def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_dat
         start = time.perf_counter()
         batches = _batches(inputs, y, batch_size, (seed, epoch), model, phases[number])
         left = plan[epoch:].count(number)
-        callbacks = [EpochProgress(left, announce=new_phase or epoch == first)]
-        if phases[number].ema:
-            callbacks.append(AverageApart(last=left == 1))
-        logs = _fit_epoch(part, batches, epoch, seed, validation, callbacks)
+        # Closed also when the stop button is pressed: Keras tells its callbacks nothing of that.
+        with progress_bar(len(batches), f"epoch {epoch + 1}", "step") as bar:
+            callbacks = [EpochProgress(bar, left, announce=new_phase or epoch == first)]
+            if phases[number].ema:
+                callbacks.append(AverageApart(last=left == 1))
+            logs = _fit_epoch(part, batches, epoch, seed, validation, callbacks)
         state["phase_seconds"][number] += time.perf_counter() - start
         _append(state["history"], {"epoch": epoch + 1, "phase": number + 1} | logs)
         state["epochs_done"] = epoch + 1

@@ -9,13 +9,13 @@ error. A run that has its checkpoint goes on from there, so publishing again tra
 
 import argparse
 import os
-import shutil
 from pathlib import Path
 
 import nbformat
 import papermill
 import yaml
 
+from cifar100_helpers.checkpoint import alone, written_whole
 from cifar100_helpers.results import load_run, results_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,11 +78,14 @@ def store(notebook, target):
 
 
 def publish_record(run_dir):
-    load_run(run_dir)  # raises where it is not sound
     target = ROOT / "results" / run_dir.name
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("predictions.npz", "run.json"):
-        shutil.copyfile(run_dir / name, target / name)
+    with alone(run_dir / "lock", "works in"):
+        load_run(run_dir)  # raises where it is not sound
+        (target / "run.json").unlink(missing_ok=True)  # last, as in a run's own folder
+        for name in ("predictions.npz", "run.json"):
+            with written_whole(target / name) as stream:
+                stream.write((run_dir / name).read_bytes())
 
 
 def write_readme_table():

@@ -77,7 +77,8 @@ def test_metrics_are_those_of_the_stored_predictions(run_dir):
 
 
 def test_nothing_unfinished_is_left(run_dir):
-    assert sorted(file.name for file in run_dir.iterdir()) == ["predictions.npz", "run.json"]
+    left = sorted(file.name for file in run_dir.iterdir())
+    assert left == ["lock", "predictions.npz", "run.json"]
 
 
 def test_record_holds_no_path(run_dir):
