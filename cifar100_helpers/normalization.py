@@ -2,7 +2,7 @@
 
 import keras
 
-from .runtime import fused_batch_norm
+from .runtime import batch_parts, fused_batch_norm
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
@@ -18,6 +18,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def __init__(self, momentum=0.9, **options):
+        if keras.backend.backend() == "tensorflow" and batch_parts() > 1:
+            options.setdefault("synchronized", True)  # statistics of the whole batch, not of a part
         super().__init__(momentum=momentum, **options)
 
     def call(self, inputs, training=None):

@@ -3,8 +3,10 @@
 import time
 
 import keras
+import numpy as np
 
 from .progress import progress_bar
+from .runtime import batch_parts
 
 HOUR = 3600  # seconds; a longer phase is announced
 WARMUP_STEPS = 4  # compilation, and first steps that allocate memory
@@ -59,7 +61,13 @@ def epoch_lines(history, epochs):
 
 def predict(model, images, *, batch_size=128):
     """Return what `model` gives for uint8 `images` (n, height, width, 3), behind a progress bar."""
+    parts = batch_parts()
+    # Repeated at the end where every device must get the same number; the surplus is cut off.
+    filled = np.resize(images, (-(-len(images) // parts) * parts, *images.shape[1:]))
     with progress_bar(len(images), "predicting", "image") as bar:
         count = keras.callbacks.LambdaCallback()
         count.on_predict_batch_end = lambda batch, logs=None: bar.update(batch_size)
-        return model.predict(images, batch_size=batch_size, verbose=0, callbacks=[count])
+        predicted = model.predict(
+            filled, batch_size=batch_size - batch_size % parts, verbose=0, callbacks=[count]
+        )
+    return predicted[: len(images)]

@@ -40,11 +40,40 @@ def configure(*, seed=0, precision="float32"):
     """Seed Python, NumPy and the backend, set the precision, and let GPU memory grow on demand.
 
     `precision` is a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16". Call it
-    before the first array reaches a GPU: memory growth cannot be changed later.
+    before the first array reaches a GPU: memory growth cannot be changed later. Where several GPUs
+    are visible, networks built afterwards are trained on all of them (`divide_batches`).
     """
     _grow_gpu_memory_on_demand()
+    if len(gpus := _gpu_names()) > 1:
+        divide_batches([f"gpu:{number}" for number in range(len(gpus))])
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
+
+
+def divide_batches(devices):
+    """Divide every batch of networks built from now on among `devices`, such as ["gpu:0", "gpu:1"].
+
+    Weights are copied to all of them and gradients averaged, so training gives what one device
+    gives, up to rounding and random draws. PyTorch's backend has no such engine: it keeps to one.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        strategy = tf.distribute.MirroredStrategy(devices)
+        tf.distribute.experimental_set_strategy(strategy)
+
+
+def batch_parts():
+    """Into how many parts, one for each device, every batch is divided; 1 where it stays whole."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    distribution = keras.distribution.distribution()
+    return distribution.num_model_replicas if distribution else 1
 
 
 def describe():
@@ -65,10 +94,12 @@ def describe():
 def fused_batch_norm(x, *, scale, offset, mean, variance, epsilon, training):
     """Normalize `x` (batch, height, width, channels) by one kernel; None where there is none.
 
+    There is none where batches are divided: it knows a part of a batch only.
+
     Returns `x` normalized, and the mean and (biased) variance, float32 (channels,), it was
     normalized with: those of the batch in `training`, else the given ones.
     """
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or batch_parts() > 1:
         return None
     import tensorflow as tf
 

@@ -8,9 +8,11 @@ import numpy as np
 from .batches import ShuffledBatches, one_hot
 from .checkpoint import alone, load_state, load_weights, save_checkpoint
 from .compiling import AverageApart, compile_phase, count_frozen
+from .errors import ParameterError
 from .features import frozen_features
 from .progress import progress_bar
 from .reporting import EpochProgress, epoch_lines
+from .runtime import batch_parts
 
 
 def train(
@@ -39,12 +41,15 @@ def train(
 
     `x`: uint8 (n, height, width, 3); `y`: int (n,); `validation_data`: (x, y) or None. `history`
     has lists with one entry per epoch. Raises RunError where `run_dir` holds another run,
-    ValueError where a phase would freeze layers that an earlier one trains.
+    ParameterError where batches cannot be divided among the devices, ValueError where a phase would
+    freeze layers that an earlier one trains.
     """
     run_dir = Path(run_dir)
     _check_freezing(model, phases)
+    _check_division(len(x), batch_size)
     if validation_data:
         images, labels = validation_data
+        _check_division(len(images), batch_size)
         validation_data = (images, one_hot(labels, model.output_shape[-1]))
     with alone(run_dir / "lock", "trains in"):
         state = load_state(run_dir, parameters) or _fresh_state(parameters, phases)
@@ -109,6 +114,16 @@ def _check_freezing(model, phases):
     frozen = [count_frozen(model, phase) for phase in phases]
     if frozen != sorted(frozen, reverse=True):
         raise ValueError("A phase freezes layers that an earlier one trains: order them otherwise.")
+
+
+def _check_division(images, batch_size):
+    parts = batch_parts()
+    if batch_size % parts or images % batch_size % parts:
+        raise ParameterError(
+            f"{images:,} images in batches of {batch_size} cannot be divided evenly among {parts} "
+            "devices: choose another batch_size, train_limit or validation_size, or let one GPU be "
+            "seen (CUDA_VISIBLE_DEVICES=0)."
+        )
 
 
 def _cuts(model, phases):
