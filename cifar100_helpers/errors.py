@@ -1,5 +1,7 @@
 """Errors that the user can mend: each message is one sentence, what is wrong and what to do."""
 
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Base of the errors below; a notebook shows the sentence alone, without a traceback."""
@@ -23,3 +25,22 @@ class ParameterError(UserError, ValueError):
 
 class RunError(UserError):
     """A run's folder holds something else than what is asked of it, or cannot be written."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Someone pressed the stop button; the sentence alone is shown, as of a `UserError`."""
+
+    _render_traceback_ = UserError._render_traceback_
+
+
+@contextmanager
+def stoppable(sequel):
+    """Turn an interrupt of long work into `Stopped` with the sentence `sequel`: how to go on.
+
+    As a decorator or in a `with` statement. An interrupt's own traceback would lead the reader
+    through some 600 lines of Keras and its backend.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(sequel) from None

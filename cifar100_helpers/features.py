@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from .checkpoint import alone, write_json
-from .errors import RunError
+from .errors import RunError, stoppable
 from .progress import progress_bar
 
 ROWS = 1024  # computed between two notes of progress
@@ -29,6 +29,7 @@ def layers_after(network, cut):
     return keras.Model(network.get_layer(cut).output, network.output, name=network.name)
 
 
+@stoppable("run this again, and the computation goes on where it was.")
 def frozen_features(network, images, cuts, folder):
     """Return what the last of the layers named in `cuts` gives for `images`, and the seconds spent.
 

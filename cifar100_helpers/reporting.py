@@ -5,6 +5,7 @@ import time
 import keras
 import numpy as np
 
+from .errors import stoppable
 from .progress import progress_bar
 from .runtime import batch_parts
 
@@ -59,6 +60,7 @@ def epoch_lines(history, epochs):
     ]
 
 
+@stoppable("run this again, and predicting starts anew.")
 def predict(model, images, *, batch_size=128):
     """Return what `model` gives for uint8 `images` (n, height, width, 3), behind a progress bar."""
     parts = batch_parts()

@@ -8,13 +8,14 @@ import numpy as np
 from .batches import ShuffledBatches, one_hot
 from .checkpoint import alone, load_state, load_weights, save_checkpoint
 from .compiling import AverageApart, compile_phase, count_frozen
-from .errors import ParameterError
+from .errors import ParameterError, stoppable
 from .features import frozen_features
 from .progress import progress_bar
 from .reporting import EpochProgress, epoch_lines
 from .runtime import batch_parts
 
 
+@stoppable("run this again, and training goes on after the last whole epoch.")
 def train(
     model,
     x,
