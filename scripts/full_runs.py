@@ -1,0 +1,99 @@
+"""Run the published and the modern recipe of both networks on a GPU, in pieces that resume.
+
+    python scripts/full_runs.py                    # everything, one run after the other
+    python scripts/full_runs.py --minutes 9        # a piece of it; exit status 3: call again
+    python scripts/full_runs.py --tiny             # the same on a few synthetic images, on any CPU
+
+Runs under any backend: KERAS_BACKEND=jax python scripts/full_runs.py. A piece that ends in the
+middle of an epoch loses that epoch. A finished run leaves its record in results/ and its executed
+notebook in build/full_runs/, ready to replace the one in notebooks/ (a --tiny run leaves both in
+build/tiny_runs/).
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+
+import nbformat
+import papermill
+import yaml
+from publish import ROOT, publish_record, store
+
+RUNS = {  # a run's name: its notebook, and the profile that sets its parameters
+    "resnet_published": ("03_resnet", None),
+    "resnet_modern": ("03_resnet", "modern"),
+    "xception_published": ("04_xception", None),
+    "xception_modern": ("04_xception", "modern"),
+    "xception_large": ("04_xception", "large"),
+}
+TINY = {
+    "dataset": "synthetic",
+    "train_limit": 200,
+    "batch_size": 40,
+    "epochs": 4,
+    "width": 2,
+    "weights": "none",
+    "frozen_epochs": 2,
+    "finetune_epochs": 2,
+    "image_size": 71,
+}
+UNFINISHED = 3
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[[], *RUNS], help="which runs, else all")
+    parser.add_argument("--minutes", type=float, help="stop after so many, to be called again")
+    parser.add_argument("--tiny", action="store_true", help="a few synthetic images, for a test")
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + 60 * arguments.minutes if arguments.minutes else None
+    for name in arguments.names or RUNS:
+        if not finish(name, arguments.tiny, deadline):
+            print(f"{name} is not finished: call this again, and it goes on after its last epoch.")
+            sys.exit(UNFINISHED)
+        print(f"{name} is finished.", flush=True)
+
+
+def finish(name, tiny, deadline):
+    """Execute the notebook of run `name` until its end, true, or until `deadline`, false."""
+    notebook, profile = RUNS[name]
+    folder = ROOT / "build" / ("tiny_runs" if tiny else "full_runs")
+    run_dir = folder / "runs" / name if tiny else ROOT / "runs" / name
+    stored = folder / f"{name}.ipynb"
+    if stored.exists():
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    settings, executed = folder / f"{name}.yaml", folder / f"{name}_executed.ipynb"
+    settings.write_text(yaml.safe_dump(parameters(notebook, profile, name, run_dir, tiny)))
+    source = ROOT / "notebooks" / f"{notebook}.ipynb"
+    command = ["papermill", source, executed, "-f", settings, "--log-output", "--no-progress-bar"]
+    seconds = max(0, deadline - time.monotonic()) if deadline else None
+    try:
+        # Killed at the deadline: its kernel ends with it, and the last whole epoch is on the disk.
+        subprocess.run(
+            [sys.executable, "-m", *command], cwd=source.parent, timeout=seconds, check=True
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if not tiny:
+        publish_record(run_dir)
+    store(nbformat.read(executed, as_version=4), stored)
+    return True
+
+
+def parameters(notebook, profile, name, run_dir, tiny):
+    """What is set in this run's notebook: its profile, where the run lies, what makes it tiny."""
+    source = ROOT / "notebooks" / f"{notebook}.ipynb"
+    chosen = {}
+    if profile:
+        chosen = yaml.safe_load((source.parent / profile / f"{notebook}.yaml").read_text())
+    chosen |= {"run_name": name, "results_dir": str(run_dir.parent)}
+    if tiny:
+        known = papermill.inspect_notebook(str(source))
+        chosen |= {key: value for key, value in TINY.items() if key in known}
+    return chosen
+
+
+if __name__ == "__main__":
+    main()
