@@ -75,8 +75,8 @@ def write_json(file, content):
 def not_written(folder, error):
     """The `RunError` that says that `folder` cannot be written, because of the OSError `error`."""
     return RunError(
-        f"{folder} cannot be written ({error.strerror or error}): make room there, or choose "
-        "another results_dir."
+        f"{folder} cannot be written ({error.strerror or error}): make room or get the right to "
+        "write there, or choose another results_dir."
     )
 
 
