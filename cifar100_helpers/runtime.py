@@ -46,6 +46,9 @@ def configure(*, seed=0, precision="float32"):
     _grow_gpu_memory_on_demand()
     if len(gpus := _gpu_names()) > 1:
         divide_batches([f"gpu:{number}" for number in range(len(gpus))])
+    # A keras.json in the user's home may say otherwise.
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 

@@ -36,6 +36,15 @@ def test_description_is_plain_and_true():
     assert described["device"] and described["cores"] >= 1
 
 
+def test_settings_in_the_users_keras_json_do_not_matter():
+    keras.config.set_floatx("float64")
+    keras.config.set_image_data_format("channels_first")
+    configure()
+    layer = keras.layers.Conv2D(1, 1)
+    assert (layer.data_format, layer.compute_dtype) == ("channels_last", "float32")
+    assert keras.backend.standardize_dtype(keras.ops.zeros(1).dtype) == "float32"
+
+
 def test_import_and_first_computation_are_quiet():
     script = "import cifar100_helpers as c; c.configure(); c.build_resnet((1,), width=2)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
