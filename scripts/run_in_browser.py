@@ -7,7 +7,7 @@ A Chromium or Chrome on the PATH serves as well as Playwright's own. Each notebo
 is stored; then *Run All* runs a copy with its quick parameters, in a folder of its own. All figures
 must be there, and nothing may be wider than its place. In 03_resnet, progress must show, the stop
 button must stop the training, and the next *Run All* must go on from there. Prints one line per
-notebook; the exit status is 1 where something is wrong. About five minutes on two idle cores.
+notebook; the exit status is 1 where something is wrong. At most a quarter of an hour on two cores.
 """
 
 import argparse
