@@ -2,14 +2,15 @@
 
 import contextlib
 import json
+import math
 import os
-import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from .errors import RunError
+from .npz import load_arrays
 
 try:
     import fcntl
@@ -126,8 +127,8 @@ def load_state(run_dir, parameters):
         return None
     try:
         state = json.loads(state_file.read_text())
-        theirs = state["parameters"]
-    except (OSError, ValueError, KeyError, TypeError):
+        theirs = dict(state["parameters"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(state_file) from None
     differing = [
         f"{key} is {json.dumps(theirs.get(key))} there and {json.dumps(parameters.get(key))} here"
@@ -150,12 +151,13 @@ def load_weights(run_dir, model, state):
     model.optimizer.build(model.trainable_variables)
     variables = _variables(model)
     file = Path(run_dir) / state["weights_file"]
+    expected = [(variable.shape, variable.dtype) for variable in variables]
+    most_bytes = sum(8 * math.prod(shape) + 1_000 for shape, _ in expected)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            values = [arrays[name] for name in arrays.files]
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
+        values = load_arrays(file, most_bytes=most_bytes).values()
+    except (OSError, ValueError):
         raise _damaged(file) from None
-    if [variable.shape for variable in variables] != [value.shape for value in values]:
+    if [(value.shape, value.dtype.name) for value in values] != expected:
         raise _damaged(file)
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

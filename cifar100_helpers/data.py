@@ -50,7 +50,7 @@ def load_cifar100(data_dir=None):
     named = data_dir or os.environ.get("CIFAR100_DIR")
     if not named:
         return read_folder(find_cached() or fetch())
-    folder = locate(Path(str(named)).expanduser())
+    folder = locate(os.path.expanduser(str(named)))
     if folder is None:
         source = "data_dir" if data_dir else "CIFAR100_DIR"
         raise DatasetError(

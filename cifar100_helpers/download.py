@@ -1,22 +1,24 @@
 """Where Keras keeps CIFAR-100 on this machine, and how the official archive gets there."""
 
-import gzip
+import contextlib
 import hashlib
 import http.client
 import os
 import shutil
-import tarfile
 import tempfile
 import urllib.request
-import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from .errors import DatasetError
+from .errors import DatasetError, in_one_line
 from .progress import progress_bar
+from .unpacking import FILES, FOLDER, extract
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
-FOLDER = "cifar-100-python"
-FILES = ("train", "test", "meta")
 OFFICIAL_MD5 = {
     "archive": "eb9058c3a382ffc7106e4002c42a8d85",
     "train": "16019d7e3df5f24257cddd939b257f8d",
@@ -30,11 +32,11 @@ BY_HAND = f"fetch {URL} by other means, unpack it, and name its folder by data_d
 _CACHED_FOLDERS = (f"{FOLDER}-target", f"{FOLDER}_extracted", FOLDER)
 _CACHED_ARCHIVES = (f"{FOLDER}-target_archive", f"{FOLDER}_archive", f"{FOLDER}.tar.gz")
 
-# The archive has 169 MB and its largest file 155 MB: more than this is something else.
+# The archive has 169 MB: more than this is something else.
 _MOST_BYTES = 200_000_000
-_MOST_MEMBERS = 16
 _TIMEOUT_SECONDS = 60
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16
+_SCRATCH = ".cifar-100-"
 
 
 def locate(folder):
@@ -64,7 +66,7 @@ def find_cached():
         if place := locate(folder):
             return place
     for archive in (cache / name for cache in caches for name in _CACHED_ARCHIVES):
-        if os.path.isfile(archive) and _md5(archive) == OFFICIAL_MD5["archive"]:
+        if _is_official(archive):
             return _unpack(archive, _writable(caches))
     return None
 
@@ -73,15 +75,17 @@ def fetch():
     """Download the official archive into Keras's cache and unpack it there; return the folder.
 
     Archive and files appear under their final names only when whole and verified, whatever
-    interrupts and however many processes do this at once. Raises `DatasetError` without a
-    network, for other bytes than the official ones and for a folder that cannot be written.
+    interrupts; of several processes one downloads, and the others wait. Raises `DatasetError`
+    without a network, for other bytes than the official ones and for a folder that cannot be
+    written.
     """
     cache = _writable(cache_folders())
     archive = cache / _CACHED_ARCHIVES[0]
     try:
-        with tempfile.TemporaryDirectory(prefix=".cifar-100-", dir=cache) as scratch:
-            _download(Path(scratch, "archive"))
-            os.replace(Path(scratch, "archive"), archive)
+        with _scratch_folder(cache) as scratch:
+            if not _is_official(archive):  # another process may have been faster
+                _download(Path(scratch, "archive"))
+                os.replace(Path(scratch, "archive"), archive)
     except OSError as error:
         raise _not_written(cache, error) from error
     return _unpack(archive, cache)
@@ -96,6 +100,43 @@ def _writable(folders):
         if os.access(folder, os.W_OK):
             return folder
     raise DatasetError(f"CIFAR-100 is not here, and {folders[0]} cannot be written: {BY_HAND}.")
+
+
+@contextlib.contextmanager
+def _scratch_folder(cache):
+    """A temporary folder in `cache`, for one process at a time; what dead ones left is removed."""
+    with _lock(cache) as locked:
+        for abandoned in cache.glob(f"{_SCRATCH}*") if locked else ():
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as scratch:
+            yield scratch
+
+
+@contextlib.contextmanager
+def _lock(folder):
+    """Wait for the lock of `folder`, and hold it: true, or false where the system has no locks.
+
+    The system takes it back from a process that dies, however it dies.
+    """
+    if fcntl is None:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another process fetches CIFAR-100: waiting for it", flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:  # some network file systems
+        return False
+    return True
 
 
 def _not_written(cache, error):
@@ -130,7 +171,7 @@ def _blocks(url):
                     bar.update(len(block))
                     yield block
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = in_one_line(getattr(error, "reason", None) or error)
         raise DatasetError(
             f"CIFAR-100 is not on this machine, and its download from {url} failed ({reason}): "
             f"check the network and try again, or {BY_HAND}."
@@ -141,7 +182,7 @@ def _unpack(archive, cache):
     """Unpack the three files into `cache` in the layout of current Keras."""
     folder = cache / _CACHED_FOLDERS[0] / FOLDER
     try:
-        with tempfile.TemporaryDirectory(prefix=".cifar-100-", dir=cache) as scratch:
+        with _scratch_folder(cache) as scratch:
             extract(archive, scratch)
             folder.mkdir(parents=True, exist_ok=True)
             for name in FILES:
@@ -151,51 +192,14 @@ def _unpack(archive, cache):
     return folder
 
 
-def extract(archive, folder):
-    """Write train, test and meta from the tar file `archive` into `folder`, and nothing else.
-
-    Raises `DatasetError` if a file is missing or unreadable, and for any member that has no
-    place in CIFAR-100: a link, a device, an absolute path, one with `..`, too large or too many.
-    """
-    missing = set(FILES)
-    try:
-        with tarfile.open(archive, "r:*") as members:
-            for count, member in enumerate(members, start=1):
-                name = _checked_name(member, count, archive)
-                if name in missing and member.isreg():
-                    missing.remove(name)
-                    with open(Path(folder, name), "wb") as target:
-                        shutil.copyfileobj(members.extractfile(member), target, _BLOCK_BYTES)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DatasetError(f"{archive} cannot be unpacked ({error}): delete it.") from error
-    if missing:
-        raise DatasetError(
-            f"{archive} lacks the files {', '.join(sorted(missing))} of CIFAR-100: delete it."
-        )
-
-
-def _checked_name(member, count, archive):
-    """The name of a member inside `cifar-100-python/`."""
-    path = PurePosixPath(member.name)
-    if (
-        not (member.isreg() or member.isdir())
-        or path.parts[:1] != (FOLDER,)
-        or ".." in path.parts
-        or member.size > _MOST_BYTES
-        or count > _MOST_MEMBERS
-    ):
-        raise DatasetError(
-            f"{archive} holds {member.name!r}, which is no part of CIFAR-100: delete the archive."
-        )
-    return "/".join(path.parts[1:])
-
-
-def _md5(path):
+def _is_official(archive):
     digest = hashlib.md5(usedforsecurity=False)
     try:
-        with open(path, "rb") as file:
+        if not os.path.isfile(archive):
+            return False
+        with open(archive, "rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
     except OSError:
-        return None
-    return digest.hexdigest()
+        return False
+    return digest.hexdigest() == OFFICIAL_MD5["archive"]

@@ -27,6 +27,11 @@ class RunError(UserError):
     """A run's folder holds something else than what is asked of it, or cannot be written."""
 
 
+def in_one_line(error):
+    """What `error` says, on one line of 200 characters at most; its type where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class Stopped(KeyboardInterrupt):
     """Someone pressed the stop button; the sentence alone is shown, as of a `UserError`."""
 

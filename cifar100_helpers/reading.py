@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import stat
 
 import numpy as np
 
@@ -59,7 +60,10 @@ def _read_dict(path, keys, verify):
 def _read_bytes(path, verify):
     """The whole file, read once, so that the bytes that are hashed are those unpickled."""
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no file")  # a pipe would be waited for without an end
+        size = status.st_size
         raw = path.read_bytes() if size <= _MOST_BYTES else b""
     except OSError as error:
         reason = error.strerror or error

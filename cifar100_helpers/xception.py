@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 from keras import layers
 
-from .errors import ParameterError, WeightsError
+from .errors import ParameterError, WeightsError, in_one_line
 
 BLOCKS = 14
 
@@ -90,7 +90,7 @@ def _pretrained_base(image_size, weights):
 
 
 def _unloadable(source, error):
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = in_one_line(error)
     if source == "imagenet":
         return (
             f"The ImageNet weights of Xception could not be fetched ({reason}): check the network, "

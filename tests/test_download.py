@@ -1,5 +1,6 @@
 """Keras's cache in all its layouts, and the download into it, against a server on this machine."""
 
+import gzip
 import hashlib
 import io
 import os
@@ -259,7 +260,7 @@ def loading(cache):
 
 def test_two_processes_at_once(cache, server, loading):
     both = [loading(f"{server}/good") for _ in range(2)]
-    assert [process.communicate(timeout=60)[0] for process in both] == ["200\n", "200\n"]
+    assert [process.communicate(timeout=60)[0][-4:] for process in both] == ["200\n", "200\n"]
     assert names_in(cache) == [f"{FOLDER}-target", f"{FOLDER}-target_archive"]
 
 
@@ -313,7 +314,7 @@ def test_a_hostile_archive_is_refused(tmp_path, contents, members):
 
 def test_a_bomb_and_broken_archives_are_refused(tmp_path, archive):
     path = tmp_path / "archive"
-    path.write_bytes(giant().tobuf() + bytes(10_000))
+    path.write_bytes(gzip.compress(giant().tobuf() + bytes(10_000)))
     with pytest.raises(DatasetError, match="no part of CIFAR-100"):
         extract(path, tmp_path)
     damaged = archive[:20] + b"damage" + archive[26:]
