@@ -1,6 +1,5 @@
 """Arrays out of an .npz file that anyone may have made."""
 
-import lzma
 import zipfile
 import zlib
 
@@ -8,13 +7,14 @@ import numpy as np
 
 from .errors import in_one_line
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, KeyError)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError)
 # What `zipfile` and NumPy raise for encrypted members, unknown compression and nonsense as shape.
 _BROKEN += (RuntimeError, MemoryError, OverflowError, TypeError, AttributeError)
 
 
 def load_arrays(file, names=None, *, most_bytes):
-    """The arrays of these `names` in the .npz `file`, or all of them in its order, as a dict.
+    """The arrays, read-only, of these `names` in the .npz `file`, or all of them, as a dict.
 
     Raises FileNotFoundError where there is no such file, and ValueError where it is damaged, lacks
     an array, holds objects or would take more than `most_bytes` in memory.
@@ -25,6 +25,8 @@ def load_arrays(file, names=None, *, most_bytes):
             size = sum(member.file_size for member in members)
             if size > most_bytes:
                 raise ValueError(f"its arrays claim {size:,} bytes")
+            if any(member.compress_type not in _METHODS for member in members):
+                raise ValueError("it is compressed by another method than NumPy's")
             names = names or [member.filename.removesuffix(".npy") for member in members]
             return {name: _read_array(archive, f"{name}.npy") for name in names}
     except FileNotFoundError:
@@ -34,8 +36,10 @@ def load_arrays(file, names=None, *, most_bytes):
 
 
 def _read_array(archive, member):
+    # Not by NumPy's own reader: it makes an array of the shape that is claimed before it reads.
     with archive.open(member) as stream:
-        array = np.lib.format.read_array(stream, allow_pickle=False)
-        if stream.read(1):
-            raise ValueError(f"{member} is longer than its array")
-    return array
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError(f"{member} is of another version")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        values = np.frombuffer(stream.read(), dtype)
+    return values.reshape(shape, order="F" if is_fortran else "C")

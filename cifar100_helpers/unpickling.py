@@ -46,8 +46,8 @@ class _Machine:
     def __init__(self, raw):
         self.raw = raw
         self.position = 0
-        self.stack = []
-        self.marks = []
+        self.stack = []  # what was pushed since the last mark
+        self.below_marks = []
 
     def run(self):
         # The official files hold an opcode per 775 bytes or, `meta`, 259 in all: a file of
@@ -64,7 +64,7 @@ class _Machine:
         raise pickle.UnpicklingError("more opcodes than its size explains")
 
     def result(self):
-        if len(self.stack) != 1 or self.position != len(self.raw):
+        if len(self.stack) != 1 or self.below_marks or self.position != len(self.raw):
             raise pickle.UnpicklingError("more than one value")
         return self.stack[0]
 
@@ -82,23 +82,21 @@ class _Machine:
         return int.from_bytes(self.take(size), "little", signed=signed)
 
     def pop_to_mark(self):
-        start = self.marks.pop()
-        values = self.stack[start:]
-        del self.stack[start:]
+        values, self.stack = self.stack, self.below_marks.pop()
         return values
 
     def protocol(self):
         if self.take(1) != b"\x02":
             raise pickle.UnpicklingError("not written in protocol 2")
 
-    def skip_put(self):
-        self.position += 1
-
-    def skip_long_put(self):
-        self.position += 4
+    def skip_put(self, size):
+        if not self.stack:
+            raise pickle.UnpicklingError("it stores no value")
+        self.position += size
 
     def mark(self):
-        self.marks.append(len(self.stack))
+        self.below_marks.append(self.stack)
+        self.stack = []
 
     def empty_dict(self):
         self.stack.append({})
@@ -136,7 +134,8 @@ class _Machine:
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def tuple_to_mark(self):
-        self.stack.append(tuple(self.pop_to_mark()))
+        values = self.pop_to_mark()
+        self.stack.append(tuple(values))
 
     def appends(self):
         values = self.pop_to_mark()
@@ -197,8 +196,8 @@ _OPERATIONS = {
     opcode[0]: operation
     for opcode, operation in {
         pickle.PROTO: _Machine.protocol,
-        pickle.BINPUT: _Machine.skip_put,
-        pickle.LONG_BINPUT: _Machine.skip_long_put,
+        pickle.BINPUT: lambda machine: machine.skip_put(1),
+        pickle.LONG_BINPUT: lambda machine: machine.skip_put(4),
         pickle.MARK: _Machine.mark,
         pickle.EMPTY_DICT: _Machine.empty_dict,
         pickle.EMPTY_LIST: _Machine.empty_list,

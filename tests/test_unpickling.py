@@ -1,17 +1,13 @@
 """The reader of official pickles: what it admits, and that nothing else gets anywhere."""
 
-import contextlib
 import os
 import pickle
-import time
-import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from fuzzing import few_operations, frugal
 
-from cifar100_helpers.pickling import batch_opcodes, meta_opcodes
+from cifar100_helpers.pickling import batch_opcodes
 from cifar100_helpers.unpickling import unpickle
 
 CONTENT = {
@@ -145,28 +141,10 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("raw", HOSTILE.values(), ids=HOSTILE)
-def test_refuses_anything_else_fast_and_in_little_memory(raw):
-    tracemalloc.start()
-    start = time.process_time()
-    with pytest.raises(pickle.UnpicklingError):
+def test_refuses_anything_else_in_few_operations_and_little_memory(raw):
+    with frugal(5_000_000), few_operations(raw), pytest.raises(pickle.UnpicklingError):
         unpickle(raw)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert time.process_time() - start < 1
-    assert peak < 5_000_000
 
 
 def test_the_valid_array_of_these_tests_is_read():
     assert unpickle(array(b"K\x01K\x01\x86", pixels=b"T\1\0\0\0x")).tolist() == [[ord("x")]]
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.data())
-def test_damage_never_ends_in_another_error(data):
-    head = VALID[: VALID.index(b"\x89T") + 20] + VALID[-40:]
-    raw = bytearray(head if data.draw(st.booleans()) else b"".join(meta_opcodes("abc", "de")))
-    for _ in range(data.draw(st.integers(1, 4))):
-        start = data.draw(st.integers(0, len(raw) - 1))
-        raw[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    with contextlib.suppress(pickle.UnpicklingError):
-        unpickle(bytes(raw))
