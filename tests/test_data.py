@@ -1,6 +1,10 @@
 """Finding, reading and splitting CIFAR-100; the real data where CIFAR100_DIR names them."""
 
+import contextlib
 import hashlib
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +247,70 @@ def test_a_missing_or_unreadable_or_huge_file(put, tmp_path):
         file.truncate(1 << 40)
     with pytest.raises(DatasetError, match="1,099,511,627,776 bytes"):
         read_folder(tmp_path / "huge")
+
+
+@contextlib.contextmanager
+def without_rights(file):
+    """Let nobody read `file` meanwhile, not even root."""
+    user = os.geteuid()
+    file.chmod(0)
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_without_the_right_to_read_it(put, name):
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder, "here")  # others may not enter the folders of pytest
+        shutil.copytree(put("here"), folder)
+        folder.parent.chmod(0o755)
+        with (
+            without_rights(folder / name),
+            pytest.raises(DatasetError, match=rf"{name} cannot be read \(Permission denied\)"),
+        ):
+            load_cifar100(folder)
+
+
+def to_itself(path):
+    path.symlink_to(path.name)
+
+
+STRANGE = {
+    "folder": Path.mkdir,
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "link to itself": to_itself,
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+}
+
+
+@pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
+def test_something_else_than_a_file_is_neither_read_nor_waited_for(put, make):
+    folder = put("here", train=None)
+    make(folder / "train")
+    with pytest.raises(DatasetError, match=r"^data_dir names .*train, test and meta"):
+        load_cifar100(folder)
+    with pytest.raises(DatasetError, match=r"train cannot be read \(.*\): mend or replace it\.$"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("named", ["~nobody-of-this-name/data", "a\0b", "x" * 5_000, b"bytes"])
+def test_a_name_that_no_folder_can_have_is_one_sentence(put, named):
+    with pytest.raises(DatasetError, match=r"^data_dir names "):
+        load_cifar100(named)
+
+
+@pytest.mark.parametrize("name", ["data \udcff\udcfe", "Dätén · 日本", " "])
+def test_folders_may_have_any_name(put, name):
+    folder = put(name)
+    assert len(load_cifar100(folder).y_train) == 200
+    (folder / "meta").unlink()
+    with pytest.raises(DatasetError, match=r"^data_dir names "):
+        load_cifar100(folder)
 
 
 LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(10), 50))

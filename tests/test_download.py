@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from fuzzing import frugal
 
-from cifar100_helpers import download
+from cifar100_helpers import download, unpacking
 from cifar100_helpers.data import load_cifar100
 from cifar100_helpers.download import FILES, OFFICIAL_MD5, extract, fetch
 from cifar100_helpers.errors import DatasetError
@@ -60,34 +61,61 @@ def cache(contents, archive, monkeypatch, tmp_path):
     return cache
 
 
+class Answering(BaseHTTPRequestHandler):
+    """Its path says how the server answers."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        path, archive = self.path[1:], self.server.archive
+        size, half = len(archive), archive[: len(archive) // 2]
+        if path in ("404", "500"):
+            return self.send_error(int(path))
+        if path == "silent":
+            return self.server.stop.wait(30)
+        if path == "nonsense":
+            return self.wfile.write(b"220 this is another protocol\r\n" * 100)
+        self.send_response(302 if path == "loop" else 200)
+        if path == "loop":
+            self.send_header("Location", f"/{path}")
+        if path == "chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+        elif path != "unsized":
+            lengths = {"too long": size + 9, "too short": size - 9, "negative": -1, "word": "many"}
+            self.send_header("Content-Length", str(lengths.get(path.replace("%20", " "), size)))
+        self.end_headers()
+        if path == "chunked":
+            self.wfile.write(b"%x\r\n%b\r\nxx\r\n" % (len(half), half))
+        elif path.startswith("cut"):
+            self.wfile.write(archive[: int(path[3:])])
+        elif path == "slow":
+            for start in range(0, size, size // 8 + 1):
+                self.server.stop.wait(0.3)
+                self.wfile.write(archive[start : start + size // 8 + 1])
+        elif path == "hang":
+            self.wfile.write(half)
+            self.server.stop.wait(30)
+        else:
+            self.wfile.write(b"x" * size if path == "wrong" else archive)
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture
-def server(archive):
-    """The address of a server whose paths are kinds of answers."""
-    stop = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            if self.path == "/missing":
-                return self.send_error(404)
-            self.send_response(200)
-            if self.path != "/unsized":
-                self.send_header("Content-Length", str(len(archive)))
-            self.end_headers()
-            if self.path in ("/cut", "/hang"):
-                self.wfile.write(archive[: len(archive) // 2])
-                if self.path == "/hang":
-                    stop.wait(30)
-            else:
-                self.wfile.write(b"x" * len(archive) if self.path == "/wrong" else archive)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        stop.set()
+def serving(archive):
+    """A server on this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        server.archive, server.stop, server.asked = archive, threading.Event(), []
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.stop.set()
         server.shutdown()
+
+
+@pytest.fixture
+def server(serving):
+    """Its address."""
+    return f"http://127.0.0.1:{serving.server_port}"
 
 
 def names_in(folder):
@@ -163,7 +191,7 @@ def test_keras_finds_the_download_too(cache, archive, monkeypatch, server):
     fetch()
     folder = get_file(
         fname=f"{FOLDER}-target",
-        origin=f"{server}/missing",
+        origin=f"{server}/404",
         extract=True,
         file_hash=hashlib.sha256(archive).hexdigest(),
         cache_dir=cache.parent,
@@ -174,10 +202,16 @@ def test_keras_finds_the_download_too(cache, archive, monkeypatch, server):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("cut", r"sent [\d,]+ bytes that are not the whole official archive"),
+        *((f"cut{size}", rf"sent {size:,} bytes that are not the whole") for size in (0, 1, 40000)),
+        ("too%20short", r"sent [\d,]+ bytes that are not the whole official archive"),
         ("wrong", r"sent [\d,]+ bytes that are not the whole official archive"),
-        ("missing", r"download from .*/missing failed \(Not Found\): check the network"),
+        ("404", r"download from .*/404 failed \(Not Found\): check the network"),
+        ("500", r"download from .*/500 failed \(Internal Server Error\): check the network"),
+        ("loop", r"failed \(.*redirect error that would lead to an infinite loop.*\): check"),
+        ("nonsense", r"failed \(220 this is another protocol\): check the network"),
+        ("chunked", r"failed \(IncompleteRead.*\): check the network"),
         ("hang", r"failed \(.*timed out\): check the network"),
+        ("silent", r"failed \(.*timed out\): check the network"),
         (None, r"download from .*closed failed \(.*refused\): check the network"),
     ],
 )
@@ -187,9 +221,20 @@ def test_a_failed_download_is_one_error_and_leaves_nothing(
     monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 1)
     if answer:
         monkeypatch.setattr(download, "URL", f"{server}/{answer}")
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(DatasetError, match=message) as caught:
         load_cifar100()
+    assert "\n" not in str(caught.value)
     assert names_in(cache) == []
+
+
+@pytest.mark.parametrize("answer", ["unsized", "too%20long", "negative", "slow"])
+def test_the_right_bytes_are_taken_however_they_are_announced_and_come(
+    cache, server, monkeypatch, answer
+):
+    """Slowly, too: all of them later than the time that one piece may take."""
+    monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(download, "URL", f"{server}/{answer}")
+    assert len(load_cifar100().y_train) == 200
 
 
 def test_a_download_without_an_end_is_given_up(cache, server, monkeypatch):
@@ -232,7 +277,7 @@ def test_a_full_disk(cache, server, monkeypatch):
 
 
 LOAD = """
-import sys, types
+import itertools, os, sys, types
 package = types.ModuleType("cifar100_helpers")
 package.__path__ = [sys.argv[1]]
 sys.modules["cifar100_helpers"] = package
@@ -240,51 +285,92 @@ from pathlib import Path
 from cifar100_helpers import data, download
 download.URL = sys.argv[2]
 download.cache_folders = lambda: [Path(sys.argv[3])]
-download.OFFICIAL_MD5.update(zip(("archive", "train", "test", "meta"), sys.argv[4:]))
+download.OFFICIAL_MD5.update(zip(("archive", "train", "test", "meta"), sys.argv[5:]))
+replace, calls = os.replace, itertools.count()
+def replace_or_die(*files):
+    if next(calls) == int(sys.argv[4]):
+        os.kill(os.getpid(), 9)
+    replace(*files)
+os.replace = replace_or_die
 print(len(data.load_cifar100().y_train))
 """
 
 
 @pytest.fixture
 def loading(cache):
-    """Starts another process that loads from the cache, with the reader alone, not Keras."""
+    """Starts another process that loads from the cache, with the reader alone, not Keras.
+
+    It is killed before it gives the file of the number `dies_at` its name.
+    """
     md5 = [OFFICIAL_MD5[name] for name in ("archive", "train", "test", "meta")]
 
-    def start(url):
+    def start(url, dies_at=-1):
         package = Path(download.__file__).parent
-        command = [sys.executable, "-c", LOAD, package, url, cache, *md5]
+        command = [sys.executable, "-c", LOAD, package, url, cache, str(dies_at), *md5]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     return start
 
 
-def test_two_processes_at_once(cache, server, loading):
-    both = [loading(f"{server}/good") for _ in range(2)]
-    assert [process.communicate(timeout=60)[0][-4:] for process in both] == ["200\n", "200\n"]
+def test_of_several_processes_one_downloads_and_all_load(cache, serving, server, loading):
+    processes = [loading(f"{server}/good") for _ in range(3)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [output.splitlines()[-1] for output in outputs] == ["200"] * 3
+    assert serving.asked == ["/good"]
     assert names_in(cache) == [f"{FOLDER}-target", f"{FOLDER}-target_archive"]
 
 
-def test_a_killed_download_is_not_taken_for_a_whole_one(cache, server, loading):
-    process = loading(f"{server}/hang")
-    for _ in range(200):
-        if any(cache.glob(".cifar-100-*/archive")):
-            break
-        threading.Event().wait(0.05)
-    process.kill()
-    process.communicate()
-    assert not any(name.startswith("cifar") for name in names_in(cache))
+def test_a_process_that_waits_for_another_says_so(cache, server, loading):
+    with download._lock(cache):
+        process = loading(f"{server}/good")
+        assert process.stdout.readline() == "another process fetches CIFAR-100: waiting for it\n"
+    assert process.communicate(timeout=60)[0] == "200\n"
+
+
+def test_killed_downloads_are_not_taken_for_whole_ones_and_leave_nothing_for_ever(
+    cache, server, loading
+):
+    for _ in range(2):
+        process = loading(f"{server}/hang")
+        while not any(cache.glob(".cifar-100-*/archive")) and process.poll() is None:
+            threading.Event().wait(0.05)
+        process.kill()
+        assert process.communicate()[0] == ""
+        assert [name.startswith(".cifar-100-") for name in names_in(cache)] == [True]
     assert loading(f"{server}/good").communicate(timeout=60)[0] == "200\n"
+    assert names_in(cache) == [f"{FOLDER}-target", f"{FOLDER}-target_archive"]
+
+
+@pytest.mark.parametrize("dies_at", range(4))
+def test_killed_before_any_file_has_its_name_it_is_done_the_next_time(
+    cache, server, loading, dies_at
+):
+    process = loading(f"{server}/good", dies_at)
+    assert process.communicate(timeout=60)[0] == "" and process.returncode == -9
+    assert loading(f"{server}/good").communicate(timeout=60)[0] == "200\n"
+    assert names_in(cache) == [f"{FOLDER}-target", f"{FOLDER}-target_archive"]
+
+
+@pytest.mark.parametrize("locks", ["no locks in the system", "none on this disk"])
+def test_where_there_are_no_locks_nobody_waits_and_what_others_write_is_left(
+    cache, server, monkeypatch, locks
+):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    if locks == "no locks in the system":
+        monkeypatch.setattr(download, "fcntl", None)
+    else:
+        monkeypatch.setattr(download.fcntl, "flock", refuse)
+    (cache / ".cifar-100-of-another").mkdir()
+    monkeypatch.setattr(download, "URL", f"{server}/good")
+    assert len(load_cifar100().y_train) == 200
+    assert names_in(cache)[0] == ".cifar-100-of-another"
 
 
 def link(kind, target):
     info = tarfile.TarInfo(f"{FOLDER}/train")
     info.type, info.linkname = kind, target
-    return info
-
-
-def giant():
-    info = tarfile.TarInfo(f"{FOLDER}/train")
-    info.size = 1 << 40
     return info
 
 
@@ -297,6 +383,8 @@ HOSTILE = {
     "hard link": [(link(tarfile.LNKTYPE, f"{FOLDER}/test"), b"")],
     "device": [(link(tarfile.CHRTYPE, ""), b"")],
     "pipe": [(link(tarfile.FIFOTYPE, ""), b"")],
+    "a file twice": [(f"{FOLDER}/train", b"")],
+    "a file twice, spelled otherwise": [(f"{FOLDER}//./train", b"")],
     "too many": [(f"{FOLDER}/{number}", b"") for number in range(17)],
 }
 
@@ -312,11 +400,50 @@ def test_a_hostile_archive_is_refused(tmp_path, contents, members):
     assert names_in(tmp_path) == ["archive", "target"]
 
 
-def test_a_bomb_and_broken_archives_are_refused(tmp_path, archive):
+def header(kind, size, name="train"):
+    """The header of a member that claims `size` bytes."""
+    info = tarfile.TarInfo(f"{FOLDER}/{name}")
+    info.type, info.size = kind, size
+    return info.tobuf()
+
+
+ZEROS = gzip.compress(bytes(1 << 20))
+PAX = header(tarfile.XHDTYPE, 0)
+# A sparse file whose map goes on and on: 21 pieces in each block of 512 bytes.
+MAP = (b"%011o\0" % 1 * 42 + b"\1").ljust(512, b"\0")
+SPARSE = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
+SPARSE[482] = 1
+SPARSE[148:156] = b" " * 8
+SPARSE[148:156] = b"%06o\0 " % sum(SPARSE)
+BOMBS = {
+    "a member of a terabyte": gzip.compress(header(tarfile.REGTYPE, 1 << 40)),
+    "a member too large": gzip.compress(header(tarfile.REGTYPE, 9 << 20)) + 20 * ZEROS,
+    "more in all than CIFAR-100": b"".join(
+        gzip.compress(header(tarfile.REGTYPE, 5 << 20, name)) + 5 * ZEROS for name in FILES
+    ),
+    "a header of gigabytes": gzip.compress(header(tarfile.XHDTYPE, 1 << 33)) + 100 * ZEROS,
+    "a long name of gigabytes": gzip.compress(header(tarfile.GNUTYPE_LONGNAME, 1 << 33)) + ZEROS,
+    "headers of headers": gzip.compress(PAX * 5_000),
+    "a map of gigabytes": gzip.compress(bytes(SPARSE)) + 100 * gzip.compress(MAP * 1_000),
+}
+
+
+@pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS)
+def test_a_bomb_is_refused_before_it_fills_memory_or_disk(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(unpacking, "_MOST_BYTES", 8 << 20)
+    monkeypatch.setattr(unpacking, "_MOST_READS", 2_000)
     path = tmp_path / "archive"
-    path.write_bytes(gzip.compress(giant().tobuf() + bytes(10_000)))
-    with pytest.raises(DatasetError, match="no part of CIFAR-100"):
+    path.write_bytes(content)
+    with (
+        frugal(20_000_000),
+        pytest.raises(DatasetError, match=r"archive (cannot be|holds '.*)"),
+    ):
         extract(path, tmp_path)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < len(content) + (9 << 20)
+
+
+def test_broken_archives_are_refused(tmp_path, archive):
+    path = tmp_path / "archive"
     damaged = archive[:20] + b"damage" + archive[26:]
     for content in (b"", b"no archive", archive[: len(archive) // 2], damaged):
         path.write_bytes(content)
@@ -325,3 +452,13 @@ def test_a_bomb_and_broken_archives_are_refused(tmp_path, archive):
     path.write_bytes(tar([(f"{FOLDER}/train", b""), (f"{FOLDER}/sub/test", b"")]))
     with pytest.raises(DatasetError, match="lacks the files meta, test of CIFAR-100"):
         extract(path, tmp_path)
+
+
+def test_a_hostile_archive_leaves_nothing_in_the_cache(cache, serving, server, monkeypatch):
+    """Were it the official one: its name is that of an archive, whatever is in it."""
+    serving.archive = tar([(f"{FOLDER}/train", b"half"), (link(tarfile.SYMTYPE, "/etc"), b"")])
+    monkeypatch.setitem(OFFICIAL_MD5, "archive", hashlib.md5(serving.archive).hexdigest())
+    monkeypatch.setattr(download, "URL", f"{server}/good")
+    with pytest.raises(DatasetError, match="no part of CIFAR-100"):
+        load_cifar100()
+    assert names_in(cache) == [f"{FOLDER}-target_archive"]

@@ -1,8 +1,13 @@
+import io
 import json
+import pickle
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import frugal
 
 from cifar100_helpers.errors import RunError
 from cifar100_helpers.evaluation import evaluate
@@ -107,6 +112,44 @@ def test_pickled_predictions_are_not_loaded(run_dir):
         load_run(run_dir)
 
 
+RECORD_TEXTS = {
+    "not UTF-8": b'{"name": "\xff"}',
+    "nested deep": b"[" * 100_000,
+    "nested deep in an object": b'{"a":' * 100_000,
+    "a number of 10,000 digits": b'{"schema": ' + b"9" * 10_000 + b"}",
+    "a list": b"[]",
+    "a name twice": b'{"schema": 2, "schema": 2}',
+    "nothing": b"null",
+}
+
+
+@pytest.mark.parametrize("text", RECORD_TEXTS.values(), ids=RECORD_TEXTS)
+def test_text_that_is_no_record_is_one_short_sentence(run_dir, text):
+    (run_dir / "run.json").write_bytes(text)
+    with pytest.raises(RunError, match=r"tiny (cannot be read|is not sound)") as caught:
+        load_run(run_dir)
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["run.json", "predictions.npz"])
+def test_folder_in_the_place_of_a_file_is_one_sentence(run_dir, file):
+    (run_dir / file).unlink()
+    (run_dir / file).mkdir()
+    with pytest.raises(RunError, match=r"tiny cannot be read \(.*directory"):
+        load_run(run_dir)
+
+
+METRICS = {
+    "top1": 0.5,
+    "top1_interval": [0.4, 0.6],
+    "top1_without_duplicates": None,
+    "top5": 0.9,
+    "superclass_top1": 0.7,
+    "loss": 1.5,
+    "calibration_error": 0.1,
+}
+
+
 def rewrite(run_dir, **changes):
     record = json.loads((run_dir / "run.json").read_text())
     record |= changes
@@ -124,6 +167,15 @@ def rewrite(run_dir, **changes):
         ({"machine": {"device": "a"}}, "machine has no cores, gpus"),
         ({"phase_seconds": "long"}, "phase_seconds"),
         ({"name": "other"}, "other"),
+        ({"parameter_count": True}, "parameter_count is of another type"),
+        ({"parameter_count": 10**400}, "parameter_count is no number"),
+        ({"phase_seconds": [1.0, "2"]}, "phase_seconds is of another type"),
+        ({"phase_seconds": [float("nan")]}, "phase_seconds is no number"),
+        ({"phases": [1]}, "phases is of another type"),
+        ({"history": {"epoch": [1, 2.5]}}, "epoch is of another type"),
+        ({"metrics": METRICS | {"loss": float("inf")}}, "loss is no number"),
+        ({"metrics": METRICS | {"top1_interval": [0.5]}}, "top1_interval is of another length"),
+        ({"metrics": METRICS | {"top5": None}}, "top5 is of another type"),
     ],
 )
 def test_unsound_record_is_one_sentence(run_dir, changes, problem):
@@ -152,6 +204,10 @@ def repack(run_dir, **changes):
         ({"probabilities": np.full((200, 100), np.nan)}, "finite"),
         ({"probabilities": np.full((200, 100), 0.5)}, "sum to 1"),
         ({"probabilities": np.ones(200)}, "table"),
+        ({"probabilities": np.tile([-1.0, 2.0], (200, 50)) / 50}, "below 0 or above 1"),
+        ({"probabilities": np.eye(200, 100, dtype=bool)}, "the probabilities are no numbers"),
+        ({"probabilities": np.eye(200, 100, dtype=complex)}, "the probabilities are no numbers"),
+        ({"labels": np.full(200, -1)}, "no number of a class"),
         ({"labels": np.full(200, 100)}, "no number of a class"),
         ({"labels": np.full(200, 0.5)}, "no number of a class"),
         ({"near_duplicate": np.zeros(7, bool)}, "near_duplicate is of another length"),
@@ -164,6 +220,79 @@ def test_unsound_predictions_are_one_sentence(run_dir, changes, problem):
     repack(run_dir, **changes)
     with pytest.raises(RunError, match=problem):
         load_run(run_dir)
+
+
+def test_record_whose_duplicates_leave_nothing_is_sound(run_dir):
+    rewrite(run_dir, metrics=METRICS)
+    assert load_run(run_dir).record["metrics"] == METRICS
+
+
+def test_as_many_classes_as_an_empty_table_may_claim_take_no_memory(run_dir):
+    nothing = np.zeros((0, 1 << 40), np.float16)
+    repack(run_dir, validation_probabilities=nothing, validation_labels=np.arange(0))
+    with frugal(10_000_000):
+        load_run(run_dir)
+
+
+def packed(*members, method=zipfile.ZIP_STORED):
+    """A zip file of `members`, pairs of a name and its content."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def npy(shape, content=b"", description="<f2"):
+    header = repr({"descr": description, "fortran_order": False, "shape": shape}).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
+
+
+def encrypted(raw):
+    """The zip file `raw` with its first member marked as encrypted."""
+    raw = bytearray(raw)
+    raw[6] |= 1
+    raw[raw.index(b"PK\1\2") + 8] |= 1
+    return bytes(raw)
+
+
+def hostile(shape, content=b"", description="<f2"):
+    return packed(("probabilities.npy", npy(shape, content, description)))
+
+
+PREDICTIONS = {
+    "claims more than memory": hostile((1 << 31, 100), bytes(200)),
+    "claims more than addresses": hostile((1 << 62, 1 << 62)),
+    "holds gigabytes": packed(
+        *((f"{name}.npy", bytes(1 << 26)) for name in "abcde"), method=zipfile.ZIP_DEFLATED
+    ),
+    "claims nothing of nothing": hostile((1 << 62,), description="|V0"),
+    "objects": hostile((1,), pickle.dumps([print]), "|O"),
+    "deep header": packed(("probabilities.npy", npy(()).replace(b"()", b"-" * 5_000 + b"1"))),
+    "huge header": hostile("x" * 60_000),
+    "later version": hostile((1,), bytes(2)).replace(b"NUMPY\x01\x00", b"NUMPY\x03\x00"),
+    "encrypted": encrypted(hostile((1,), bytes(2))),
+    "other compression": packed(("probabilities.npy", npy((0,))), method=zipfile.ZIP_LZMA),
+    "other names": packed(("/etc/passwd", b""), ("../../probabilities.npy", b"")),
+    "an array alone": npy((1,), bytes(2)),
+    "an array, then an archive": npy((1,)) + hostile((1,)),
+    "a pickle": pickle.dumps({"probabilities": 1}),
+}
+
+
+@pytest.mark.parametrize("content", PREDICTIONS.values(), ids=PREDICTIONS)
+def test_hostile_predictions_are_one_sentence_and_take_little_memory(run_dir, content):
+    (run_dir / "predictions.npz").write_bytes(content)
+    with frugal(10_000_000), pytest.raises(RunError, match="tiny cannot be read") as caught:
+        load_run(run_dir)
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+def test_other_members_of_an_archive_are_left_alone(run_dir):
+    with zipfile.ZipFile(run_dir / "predictions.npz", "a") as archive:
+        archive.writestr("/tmp/absolute.npy", b"")
+        archive.writestr("../above.npy", npy((1,), pickle.dumps([print]), "|O"))
+    assert load_run(run_dir).labels.shape == (200,)
 
 
 def test_array_that_is_missing_is_named(run_dir):
