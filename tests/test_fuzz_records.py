@@ -1,17 +1,20 @@
 """Thousands of broken and hostile records: each is refused in one sentence, or sound."""
 
+import contextlib
 import io
 import json
 import struct
 import zipfile
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from fuzzing import PLACES, byte_changes, change_bytes, frugal, fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cifar100_helpers.checkpoint import load_state, load_weights, save_checkpoint
 from cifar100_helpers.errors import RunError
 from cifar100_helpers.recipes import Phase
 from cifar100_helpers.results import load_run, save_run
@@ -133,3 +136,72 @@ def test_other_headers_of_arrays(record_files, name, description, shape, content
         for other in good.namelist():
             changed.writestr(other, member if other == f"{name}.npy" else good.read(other))
     check_record(folder)
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A folder with a checkpoint, its network and state, and the bytes of its weights."""
+    folder, network = tmp_path_factory.mktemp("checkpoint"), compiled(4)
+    save_checkpoint(folder, network, {"parameters": {}, "epochs_done": 1})
+    return folder, network, load_state(folder, {}), (folder / "epoch_001.npz").read_bytes()
+
+
+def compiled(width):
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(width)])
+    network.compile("adam", "mse")
+    network.optimizer.build(network.trainable_variables)
+    return network
+
+
+@contextlib.contextmanager
+def refused_or_the_same(network):
+    """What is loaded meanwhile is what was there, or it is refused and changes nothing."""
+    before = [variable.numpy() for variable in network.variables]
+    try:
+        with frugal(3_000_000):
+            yield
+    except RunError as error:
+        assert "epoch_001.npz is missing or damaged: delete" in str(error)
+    for variable, value in zip(network.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+@fuzzed
+@given(data=st.data())
+def test_damaged_checkpoints(checkpoint, data):
+    folder, network, state, content = checkpoint
+    content = change_bytes(content, data.draw(byte_changes(len(content))))
+    (folder / "epoch_001.npz").write_bytes(content)
+    with refused_or_the_same(network):
+        load_weights(folder, network, state)
+
+
+OTHERS = {
+    "another network": lambda arrays: [np.zeros((3, 5)), *arrays[1:]],
+    "one array less": lambda arrays: arrays[:-1],
+    "one array more": lambda arrays: [*arrays, arrays[-1]],
+    "text": lambda arrays: [array.astype("U") for array in arrays],
+    "numbers of another type": lambda arrays: [array.astype("f8") for array in arrays],
+    "objects": lambda arrays: [array.astype(object) for array in arrays],
+    "gigabytes": lambda arrays: [*arrays, np.zeros(1 << 24)],
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_checkpoint_of_another_network_is_refused(checkpoint, change):
+    folder, network, state, content = checkpoint
+    with np.load(io.BytesIO(content)) as arrays:
+        arrays = change([arrays[name] for name in arrays.files])
+    np.savez_compressed(folder / "epoch_001.npz", *arrays)
+    with frugal(10_000_000), pytest.raises(RunError, match=r"epoch_001\.npz is missing"):
+        load_weights(folder, network, state)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "5", '{"parameters": 5}', "{}", "\udcff"])
+def test_state_that_is_none_is_refused(checkpoint, tmp_path, text):
+    (tmp_path / "checkpoint.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(RunError, match=r"checkpoint\.json is missing or damaged"):
+        load_state(tmp_path, {})

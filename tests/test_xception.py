@@ -1,8 +1,11 @@
+import io
 import os
 import subprocess
 import sys
+import zipfile
 
 import cv2
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -25,11 +28,13 @@ def network():
     return build_xception(weights="none")
 
 
+@pytest.mark.every_backend
 def test_parameters_are_the_published_number(network):
     assert network.count_params() == 21_961_868
     assert network.get_layer("base").count_params() == 20_861_480
 
 
+@pytest.mark.every_backend
 def test_resized_and_scaled_as_if_done_beforehand(network, synthetic):
     """OpenCV resizes, Keras's own function scales."""
     images = synthetic.x_test[:4]
@@ -85,6 +90,7 @@ def test_blocks_end_where_the_architecture_says():
     }
 
 
+@pytest.mark.every_backend
 def test_batch_statistics_stay_those_of_imagenet_when_everything_is_trained(network, synthetic):
     def statistics():
         return [w.numpy() for w in network.get_layer("base").non_trainable_weights]
@@ -105,6 +111,7 @@ def trained(model, phase):
     return [layer.name for layer in model.layers if layer.trainable_weights]
 
 
+@pytest.mark.every_backend
 def test_what_each_phase_trains(network):
     head, *finetuning = xception_phases("published", 20, 26)
     assert trained(network, head) == ["hidden", "probabilities"]
@@ -191,6 +198,68 @@ def test_file_of_another_network_is_one_sentence(tmp_path):
     build_resnet((1,), width=4).save_weights(file)
     with pytest.raises(WeightsError, match=r"resnet\.weights\.h5 does not hold"):
         build_xception(weights=str(file))
+
+
+def with_other_datasets(weights_file, file, make):
+    """`file` with the names in `weights_file`, each dataset made by `make(group, name)`."""
+    with h5py.File(weights_file) as whole, h5py.File(file, "w") as other:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                make(other.require_group(os.path.dirname(name)), os.path.basename(name))
+
+        whole.visititems(copy)
+
+
+def external_storage(group, name):
+    group.create_dataset(name, (4,), "u1", external=[("/etc/passwd", 0, 4)])
+
+
+HOSTILE = {
+    "datasets of 64 terabytes": lambda group, name: group.create_dataset(
+        name, (1 << 22, 1 << 22), "f4", chunks=(64, 64)
+    ),
+    "datasets of another shape": lambda group, name: group.create_dataset(name, data=np.zeros(3)),
+    "text": lambda group, name: group.create_dataset(name, data="text"),
+    "links to another file": lambda group, name: group.__setitem__(
+        name, h5py.ExternalLink("/etc/passwd", "/")
+    ),
+    "links to itself": lambda group, name: group.__setitem__(name, h5py.SoftLink(group.name)),
+    "contents of another file": external_storage,
+    "groups": lambda group, name: group.create_group(name),
+}
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_file_is_one_sentence(weights_file, tmp_path, make):
+    file = tmp_path / "hostile.weights.h5"
+    with_other_datasets(weights_file, file, make)
+    with pytest.raises(WeightsError, match=r"hostile\.weights\.h5 does not hold") as caught:
+        build_xception(weights=str(file))
+    assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+
+
+def packed(name, content):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+OTHER_FILES = {
+    "a.txt": b"text",
+    "a.h5": b"text",
+    "a.weights.h5": b"text",
+    "a.weights.json": b'{"weight_map": 5}',
+    "a.keras": packed("model.weights.h5", b"text"),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), OTHER_FILES.items(), ids=OTHER_FILES)
+def test_other_file_is_one_sentence_whatever_its_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match="does not hold the weights of Xception"):
+        build_xception(weights=str(tmp_path / name))
 
 
 def test_no_network_is_one_sentence(tmp_path):
