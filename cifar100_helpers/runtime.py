@@ -1,6 +1,7 @@
 """The only place that knows which backend runs: seeds, precision, GPU memory, and a description."""
 
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import platform
@@ -31,6 +32,10 @@ def _without_startup_notices():
 
 with _without_startup_notices():
     import keras
+
+    # Under every backend, Keras imports TensorFlow when it first needs to know a tensor's kind.
+    if importlib.util.find_spec("tensorflow"):
+        importlib.import_module("tensorflow")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it counts retraced functions aloud
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")

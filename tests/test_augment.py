@@ -225,6 +225,7 @@ def applied(layer, images):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.every_backend
 def test_layer_acts_in_training_only_and_keeps_the_dtype(dtype):
     images, layer = noise(32).astype(dtype), RandomTransforms()
     for result in (layer(images), layer(images, training=False)):
@@ -235,6 +236,7 @@ def test_layer_acts_in_training_only_and_keeps_the_dtype(dtype):
     assert all((a != b).any() for a, b in zip(result, images, strict=True))
 
 
+@pytest.mark.every_backend
 def test_layer_moves_as_pad_and_crop_and_flip():
     images = np.repeat(noise(1), 4000, axis=0)
     result = applied(RandomTransforms(cutout=0), images)
@@ -249,6 +251,7 @@ def test_layer_moves_as_pad_and_crop_and_flip():
     assert abs(np.mean(seen, axis=0)[0] - 0.5) < 0.05
 
 
+@pytest.mark.every_backend
 def test_layer_without_a_transform_leaves_it_out():
     images = noise(64)
     mirrored = applied(RandomTransforms(crop=0, cutout=0, flip=1), images)
@@ -260,6 +263,7 @@ def test_layer_without_a_transform_leaves_it_out():
     np.testing.assert_array_equal(still, images)
 
 
+@pytest.mark.every_backend
 def test_layer_covers_one_square_with_the_mean():
     images = smooth(400) // 2 + 128
     images[:, 0, 0] = 0  # so that the mean is nowhere a pixel's colour
@@ -276,6 +280,7 @@ def test_layer_covers_one_square_with_the_mean():
     assert covered[8:24, 8:24].min() > 0.02  # everywhere: 64 / 1024 on average
 
 
+@pytest.mark.every_backend
 def test_layer_draws_by_its_seed():
     images = noise(16)
     layers = [RandomTransforms(seed=seed) for seed in (3, 3, 4)]
@@ -285,6 +290,7 @@ def test_layer_draws_by_its_seed():
     assert not np.array_equal(first, applied(layers[0], images))
 
 
+@pytest.mark.every_backend
 def test_random_state_is_saved_with_the_weights(tmp_path):
     images = noise(16)
     model = keras.Sequential([keras.Input((32, 32, 3), dtype="uint8"), RandomTransforms(seed=5)])
@@ -300,6 +306,7 @@ def test_random_state_is_saved_with_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.every_backend
 def test_layer_trains_in_a_model(compiled):
     if compiled and keras.backend.backend() == "torch":
         pytest.skip("torch compiles with a C++ compiler of the user's")

@@ -176,6 +176,7 @@ def test_half_the_space_under_mixed_precision(synthetic, tmp_path):
     np.testing.assert_allclose(got, expected, atol=0.02)
 
 
+@pytest.mark.every_backend
 def test_layers_after_a_cut_share_their_weights_with_the_network(synthetic):
     network, images = tiny_network(), synthetic.x_train[:20]
     head = layers_after(network, "pool")
@@ -206,6 +207,7 @@ def run(data, folder, *, features_dir, phases=PHASES):
     return network, state
 
 
+@pytest.mark.every_backend
 def test_head_on_features_equals_head_in_the_network(synthetic, tmp_path):
     """Same batches, same weights, in the frozen phase and in the one after it."""
     on_features, state = run(synthetic, tmp_path / "a", features_dir=tmp_path / "features")

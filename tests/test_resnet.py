@@ -5,7 +5,7 @@ import pytest
 from cifar100_helpers.normalization import BatchNormalization
 from cifar100_helpers.resnet import build_resnet, describe_stages, residual_block
 
-pytestmark = pytest.mark.usefixtures("fresh_keras")
+pytestmark = [pytest.mark.usefixtures("fresh_keras"), pytest.mark.every_backend]
 
 
 def count_by_hand(num_blocks_list, width, num_classes, channels=3):

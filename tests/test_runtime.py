@@ -7,7 +7,7 @@ import pytest
 
 from cifar100_helpers.runtime import configure, describe
 
-pytestmark = pytest.mark.usefixtures("fresh_keras")
+pytestmark = [pytest.mark.usefixtures("fresh_keras"), pytest.mark.every_backend]
 
 
 def test_same_seed_same_numbers():

@@ -154,6 +154,29 @@ def test_kill_between_weights_and_state_goes_on_from_the_epoch_before(
     assert len(list(tmp_path.glob("epoch_*"))) == 1
 
 
+TRAIN_ONCE = """
+import hashlib, tempfile
+from cifar100_helpers import RandomTransforms, build_resnet, configure, load_synthetic, train
+from cifar100_helpers.recipes import Phase
+configure(seed=5)
+data = load_synthetic(train_size=500, test_size=100, seed=0)
+model = build_resnet((1,), width=4, augmentation=RandomTransforms(seed=5))
+with tempfile.TemporaryDirectory() as folder:
+    train(model, data.x_train, data.y_train, [Phase(2, 0.05, optimizer="sgd", mixup=0.2)],
+          run_dir=folder, parameters={}, batch_size=64, seed=5)
+print(hashlib.md5(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
+"""
+
+
+@pytest.mark.every_backend
+def test_same_seed_gives_the_same_weights_in_every_process():
+    command = [sys.executable, "-c", TRAIN_ONCE]
+    said = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
+    (*_, first), (*_, second) = (run.stdout.splitlines() for run in said)
+    assert len(first) == 32 and first == second
+
+
+@pytest.mark.every_backend
 def test_another_seed_gives_other_weights(synthetic, whole_run, tmp_path):
     model, _ = tiny_run(synthetic, tmp_path, seed=4)
     assert not np.array_equal(model.get_weights()[0], whole_run[0].get_weights()[0])
@@ -210,6 +233,7 @@ def test_history_and_epoch_lines(synthetic, tmp_path, capsys):
     assert f"val_accuracy {history['val_accuracy'][0]:.4f}" in lines[0]
 
 
+@pytest.mark.every_backend
 def test_training_learns(synthetic, tmp_path):
     keras.utils.set_random_seed(0)
     model = build_resnet((1, 1), width=8, dropout_rate=0.0)
@@ -218,6 +242,7 @@ def test_training_learns(synthetic, tmp_path):
     assert state["history"]["accuracy"][-1] > 0.05  # chance is 0.01
 
 
+@pytest.mark.every_backend
 def test_frozen_layers_stand_still_and_the_others_move(synthetic, tmp_path):
     keras.utils.set_random_seed(3)
     before = build_resnet((1,), width=4)
@@ -238,6 +263,7 @@ def test_freezing_what_was_trained_is_refused(synthetic, tmp_path):
         tiny_run(synthetic, tmp_path, phases=phases)
 
 
+@pytest.mark.every_backend
 def test_loss_and_accuracy_of_a_phase_equal_their_definitions(synthetic):
     model = build_resnet((1,), width=4)
     x, labels = synthetic.x_train[:20], synthetic.y_train[:20]
@@ -251,6 +277,7 @@ def test_loss_and_accuracy_of_a_phase_equal_their_definitions(synthetic):
     assert accuracy == np.mean(probabilities.argmax(axis=1) == labels)
 
 
+@pytest.mark.every_backend
 def test_averaged_weights_take_their_place_when_the_phase_is_over(synthetic, tmp_path, monkeypatch):
     """One step an epoch, so that the weights after every step are seen."""
     seen, save = [], training.save_checkpoint
@@ -280,7 +307,7 @@ def test_validation_sees_the_averaged_weights(synthetic, tmp_path):
     assert state["history"]["val_loss"][-1] == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("epochs_before", [1, 3])
+@pytest.mark.parametrize("epochs_before", [pytest.param(1, marks=pytest.mark.every_backend), 3])
 def test_run_with_averages_and_mixing_resumes_bit_for_bit(
     synthetic, tmp_path, monkeypatch, epochs_before
 ):
@@ -293,6 +320,7 @@ def test_run_with_averages_and_mixing_resumes_bit_for_bit(
     assert_same_run(tiny_run(synthetic, tmp_path / "resumed", phases=phases), whole)
 
 
+@pytest.mark.every_backend
 def test_weight_decay_spares_biases_and_batch_normalization():
     model = build_resnet((1,), width=4)
     compile_phase(model, Phase(1, 0.1, optimizer="sgd", weight_decay=0.1), steps_per_epoch=10)
@@ -300,6 +328,7 @@ def test_weight_decay_spares_biases_and_batch_normalization():
     assert decayed == {v.path for v in model.trainable_variables if v.path.endswith("kernel")}
 
 
+@pytest.mark.every_backend
 def test_one_cycle_rises_for_a_quarter_and_ends_at_zero():
     model = build_resnet((1,), width=4)
     compile_phase(model, Phase(2, 0.3, optimizer="sgd", schedule="one_cycle"), steps_per_epoch=50)
