@@ -2,11 +2,16 @@
 
 import contextlib
 import copyreg
+import gzip
 import io
+import os
 import pickle
 import pickletools
 import struct
 import sys
+import tarfile
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +22,7 @@ from hypothesis import strategies as st
 from cifar100_helpers.errors import DatasetError
 from cifar100_helpers.pickling import batch_opcodes
 from cifar100_helpers.reading import read_batch
+from cifar100_helpers.unpacking import FILES, FOLDER, extract
 from cifar100_helpers.unpickling import unpickle
 
 BATCH = {
@@ -351,3 +357,56 @@ def test_damaged_batches(batch_file, changes):
     except pickle.UnpicklingError:
         values = None
     check_batch(batch_file, values)
+
+
+# Archives
+
+
+def tar(*members):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content, headers in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(content), headers
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()[:10_240]
+
+
+ARCHIVE = tar(
+    (f"{FOLDER}/file.txt~", b"", {"comment": "a header more", "size": "0"}),
+    *((f"{FOLDER}/{name}", name.encode() * 100, {}) for name in FILES),
+)
+KINDS = st.sampled_from([bytes([kind]) for kind in range(128)])
+NUMBERS = st.sampled_from([b"0", b"77777777777", b"\x80" + b"\xff" * 11, b"\xff" * 12, b"-1", b"x"])
+
+
+@fuzzed
+@given(
+    block=st.integers(0, len(ARCHIVE) // 512 - 1),
+    kind=KINDS,
+    number=NUMBERS | st.none(),
+    changes=st.lists(st.nothing()) | byte_changes(len(ARCHIVE)),
+)
+def test_damaged_archives(block, kind, number, changes):
+    """Their headers, too, with checksums that are right."""
+    raw = bytearray(change_bytes(ARCHIVE, changes).ljust(len(ARCHIVE), b"\0"))
+    start = 512 * block
+    raw[start + 156 : start + 157] = kind
+    if number:
+        raw[start + 124 : start + 136] = number.ljust(12, b"\0")
+    raw[start + 148 : start + 156] = b" " * 8
+    raw[start + 148 : start + 156] = b"%06o\0 " % sum(raw[start : start + 512])
+    with tempfile.TemporaryDirectory() as folder:
+        archive, target = Path(folder, "archive"), Path(folder, "target")
+        target.mkdir()
+        archive.write_bytes(gzip.compress(bytes(raw), 1))
+        try:
+            with frugal(2_000_000):
+                extract(archive, target)
+        except DatasetError as error:
+            assert len(str(error)) < 400 and "\n" not in str(error)
+        else:
+            assert sorted(os.listdir(target)) == sorted(FILES)
+        assert sorted(os.listdir(folder)) == ["archive", "target"]
+        assert set(os.listdir(target)) <= set(FILES)
+        assert all(file.is_file() and not file.is_symlink() for file in target.iterdir())
