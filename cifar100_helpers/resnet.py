@@ -60,7 +60,8 @@ def build_resnet(
     x = layers.Conv2D(width, 3, padding="same", name="stem_conv")(x)
     x = BatchNormalization(name="stem_bn")(x)
     x = layers.ReLU(name="stem_relu")(x)
-    x = layers.Dropout(dropout_rate, name="stem_dropout")(x)
+    # With a seed: without one, PyTorch draws from a generator that a resumed run cannot restore.
+    x = layers.Dropout(dropout_rate, seed=0, name="stem_dropout")(x)
 
     for stage, num_blocks in enumerate(num_blocks_list, start=1):
         for block in range(1, num_blocks + 1):

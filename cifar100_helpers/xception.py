@@ -63,7 +63,8 @@ def build_xception(
 
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dense(hidden_units, activation="relu", name="hidden")(x)
-    x = layers.Dropout(dropout_rate, name="dropout")(x)
+    # With a seed: without one, PyTorch draws from a generator that a resumed run cannot restore.
+    x = layers.Dropout(dropout_rate, seed=0, name="dropout")(x)
     probabilities = layers.Dense(
         num_classes, activation="softmax", dtype="float32", name="probabilities"
     )(x)
