@@ -369,7 +369,7 @@ def test_where_there_are_no_locks_nobody_waits_and_what_others_write_is_left(
 
 
 def link(kind, target):
-    info = tarfile.TarInfo(f"{FOLDER}/train")
+    info = tarfile.TarInfo(f"{FOLDER}/link")
     info.type, info.linkname = kind, target
     return info
 
@@ -407,6 +407,7 @@ def header(kind, size, name="train"):
     return info.tobuf()
 
 
+EIGHT_GIB = (1 << 33) - 1  # what eleven octal digits can say
 ZEROS = gzip.compress(bytes(1 << 20))
 PAX = header(tarfile.XHDTYPE, 0)
 # A sparse file whose map goes on and on: 21 pieces in each block of 512 bytes.
@@ -421,8 +422,8 @@ BOMBS = {
     "more in all than CIFAR-100": b"".join(
         gzip.compress(header(tarfile.REGTYPE, 5 << 20, name)) + 5 * ZEROS for name in FILES
     ),
-    "a header of gigabytes": gzip.compress(header(tarfile.XHDTYPE, 1 << 33)) + 100 * ZEROS,
-    "a long name of gigabytes": gzip.compress(header(tarfile.GNUTYPE_LONGNAME, 1 << 33)) + ZEROS,
+    "a header of gigabytes": gzip.compress(header(tarfile.XHDTYPE, EIGHT_GIB)) + 100 * ZEROS,
+    "a long name of gigabytes": gzip.compress(header(tarfile.GNUTYPE_LONGNAME, EIGHT_GIB)) + ZEROS,
     "headers of headers": gzip.compress(PAX * 5_000),
     "a map of gigabytes": gzip.compress(bytes(SPARSE)) + 100 * gzip.compress(MAP * 1_000),
 }
@@ -445,7 +446,10 @@ def test_a_bomb_is_refused_before_it_fills_memory_or_disk(tmp_path, monkeypatch,
 def test_broken_archives_are_refused(tmp_path, archive):
     path = tmp_path / "archive"
     damaged = archive[:20] + b"damage" + archive[26:]
-    for content in (b"", b"no archive", archive[: len(archive) // 2], damaged):
+    sparse = tarfile.TarInfo(f"{FOLDER}/train")
+    sparse.pax_headers = {"GNU.sparse.map": "no number"}
+    half = archive[: len(archive) // 2]
+    for content in (b"", b"no archive", half, damaged, tar([(sparse, b"")])):
         path.write_bytes(content)
         with pytest.raises(DatasetError, match=r"archive (cannot be unpacked|lacks)"):
             extract(path, tmp_path)

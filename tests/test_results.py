@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fuzzing import frugal
 
+from cifar100_helpers import results
 from cifar100_helpers.errors import RunError
 from cifar100_helpers.evaluation import evaluate
 from cifar100_helpers.recipes import Phase
@@ -263,9 +264,6 @@ def hostile(shape, content=b"", description="<f2"):
 PREDICTIONS = {
     "claims more than memory": hostile((1 << 31, 100), bytes(200)),
     "claims more than addresses": hostile((1 << 62, 1 << 62)),
-    "holds gigabytes": packed(
-        *((f"{name}.npy", bytes(1 << 26)) for name in "abcde"), method=zipfile.ZIP_DEFLATED
-    ),
     "claims nothing of nothing": hostile((1 << 62,), description="|V0"),
     "objects": hostile((1,), pickle.dumps([print]), "|O"),
     "deep header": packed(("probabilities.npy", npy(()).replace(b"()", b"-" * 5_000 + b"1"))),
@@ -286,6 +284,12 @@ def test_hostile_predictions_are_one_sentence_and_take_little_memory(run_dir, co
     with frugal(10_000_000), pytest.raises(RunError, match="tiny cannot be read") as caught:
         load_run(run_dir)
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+def test_predictions_that_claim_more_bytes_than_any_are_not_read(run_dir, monkeypatch):
+    monkeypatch.setattr(results, "MOST_BYTES", 40_000)
+    with pytest.raises(RunError, match=r"tiny cannot be read \(its arrays claim 48,\d\d\d bytes"):
+        load_run(run_dir)
 
 
 def test_other_members_of_an_archive_are_left_alone(run_dir):
