@@ -86,12 +86,12 @@ def _malformed(path, reason):
 
 def _labels(values, count, num_classes):
     """The list `values` as an array, or None if it is not `count` labels below `num_classes`."""
-    if type(values) is not list or len(values) != count:
+    if type(values) is not list or len(values) != count or {*map(type, values)} != {int}:
         return None
     try:
         # Takes nothing but whole numbers from 0 to 255, and fast.
         labels = np.frombuffer(bytes(values), dtype=np.uint8).astype(np.int64)
-    except (TypeError, ValueError):
+    except ValueError:
         return None
     return labels if labels.max() < num_classes else None
 

@@ -18,7 +18,7 @@ _BLOCK_BYTES = 1 << 16
 _MOST_READS = 30_000
 _BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 # What else `tarfile` raises for numbers that are none, and for headers of headers of headers.
-_BROKEN += (ValueError, OverflowError, RecursionError)
+_BROKEN += (ValueError, RecursionError)
 
 
 def extract(archive, folder):

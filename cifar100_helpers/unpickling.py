@@ -19,8 +19,8 @@ _UINT8 = "uint8"
 _EMPTY_ARRAY = "empty array"
 
 _REDUCED = (
-    ((_RECONSTRUCT, (_NDARRAY, (0,), b"b")), _EMPTY_ARRAY),
-    ((_DTYPE, (b"u1", 0, 1)), _UINT8),
+    (_RECONSTRUCT, (_NDARRAY, (0,), b"b"), _EMPTY_ARRAY),
+    (_DTYPE, (b"u1", 0, 1), _UINT8),
 )
 _UINT8_STATE = (3, b"|", None, None, None, -1, -1, 0)
 
@@ -28,8 +28,9 @@ _UINT8_STATE = (3, b"|", None, None, None, -1, -1, 0)
 def unpickle(raw):
     """The value pickled in the bytes `raw`: dict, list, tuple, bytes, int, None or uint8 array.
 
-    An array, (N, M) uint8, is a read-only view of `raw`. Raises `pickle.UnpicklingError` for
-    anything that the official files do not contain; takes memory in proportion to `len(raw)`.
+    A long string is a memoryview, not bytes. An array, (N, M) uint8, is a read-only view of `raw`.
+    Raises `pickle.UnpicklingError` for anything that the official files do not contain; takes
+    memory in proportion to `len(raw)`.
     """
     try:
         return _Machine(raw).run()
@@ -162,9 +163,9 @@ class _Machine:
 
     def reduce(self):
         arguments = self.stack.pop()
-        call = (self.stack.pop(), arguments)
-        for expected, result in _REDUCED:
-            if call == expected:
+        function = self.stack.pop()
+        for expected_function, expected_arguments, result in _REDUCED:
+            if function == expected_function and _equal(arguments, expected_arguments):
                 self.stack.append(result)
                 return
         raise pickle.UnpicklingError("a call that no uint8 array needs")
@@ -174,10 +175,15 @@ class _Machine:
         target = self.stack.pop()
         if target is _EMPTY_ARRAY:
             self.stack.append(_array(*state))
-        elif target is _UINT8 and state == _UINT8_STATE:
+        elif target is _UINT8 and _equal(state, _UINT8_STATE):
             self.stack.append(_UINT8)
         else:
             raise pickle.UnpicklingError("a state that no uint8 array has")
+
+
+def _equal(values, expected):
+    """Whether two tuples are equal, in their types as well: False is no 0."""
+    return values == expected and [*map(type, values)] == [*map(type, expected)]
 
 
 def _array(version, shape, dtype, is_fortran, pixels):
