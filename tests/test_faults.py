@@ -395,11 +395,14 @@ def test_stop_button_leaves_a_run_that_goes_on_when_its_cell_runs_again(
     monkeypatch.setattr(progress, "someone_watches", lambda: True)
     model = small_network()
     update = reporting.EpochProgress.on_train_batch_end
+    # A shell that starts these tests in the background has them ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     send_signal_within(epoch, signal.SIGINT)
     try:
         with pytest.raises(KeyboardInterrupt):
             small_run(tmp_path, model)
     finally:
+        signal.signal(signal.SIGINT, before)
         reporting.EpochProgress.on_train_batch_end = update
     assert not tqdm._instances, "the interrupted epoch's bar is still there"
     assert_same_run(small_run(tmp_path, model), whole_run)
