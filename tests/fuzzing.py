@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cifar100_helpers import unpickling
 
-CASES = int(os.environ.get("FUZZ_CASES", 700))
+CASES = int(os.environ.get("FUZZ_CASES", 500))
 fuzzed = settings(
     max_examples=CASES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
