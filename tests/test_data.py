@@ -199,6 +199,7 @@ MALFORMED = {
     "too many images": ("train", batch(ONE_MORE)),
     "no images": ("train", batch(ONE_MORE[:0], fine_labels=[], coarse_labels=[])),
     "other images": ("test", batch(np.zeros((100, 3071), np.uint8))),
+    "false for a label": ("test", batch().replace(b"K\x00K\x01K\x02", b"\x89K\x01K\x02")),
     "no number for a label": ("test", batch().replace(b"K\x00K\x01K\x02", b"NK\x01K\x02")),
     "CIFAR-10 keys": ("train", batch().replace(b"U\x0bfine_labels", b"U\x0bbest_labels")),
     "images missing": ("train", b"\x80\x02}."),

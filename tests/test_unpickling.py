@@ -105,6 +105,12 @@ HOSTILE = {
     ),
     "object dtype": array(b"K\x01K\x01\x86", dtype=DTYPE.replace(b"u1", b"O8")),
     "other dtype": array(b"K\x01K\x01\x86", dtype=DTYPE.replace(b"u1", b"f8")),
+    "dtype of false": array(
+        b"K\x01K\x01\x86", b"T\1\0\0\0x", dtype=DTYPE.replace(b"K\x00K\x01\x87", b"\x89K\x01\x87")
+    ),
+    "state of false": array(
+        b"K\x01K\x01\x86", b"T\1\0\0\0x", dtype=DTYPE.replace(b"K\x00tb", b"\x89tb")
+    ),
     "dtype with fields": array(b"K\x01K\x01\x86", dtype=DTYPE.replace(b"NNN", b"N}}")),
     "dtype without a state": array(b"K\x01K\x01\x86", pixels=b"T\1\0\0\0x", dtype=b"N"),
     "no dtype": array(b"K\x01K\x01\x86", pixels=b"T\1\0\0\0x", dtype=b"U\x05uint8"),
@@ -125,6 +131,10 @@ HOSTILE = {
     "appended to a dict": HEAD + b"}(Ne.",
     "appended to nothing": HEAD + b"(Ne.",
     "no mark": HEAD + b"]e.",
+    "mark left over": HEAD + b"(}.",
+    "values taken across a mark": HEAD + b"N(N\x86.",
+    "nothing put into the memo": HEAD + b"q\x01}.",
+    "nothing put far into the memo": HEAD + b"r\x01\0\0\0}.",
     "tuple of too few": HEAD + b"N\x87.",
     "memo bomb": HEAD + b"]r\xff\xff\xff\xff" + b"h\x01" * 3 + b".",
     "memo get": HEAD + b"]q\x01h\x01\x86.",
