@@ -105,10 +105,12 @@ def _open(file, progress_file, shape):
     """The read-only memory map in `file` and how far it is, or None twice where it is not sound."""
     try:
         features = np.lib.format.open_memmap(file, mode="r")
-        progress = json.loads(progress_file.read_text())
-    except (OSError, ValueError):
+        note = json.loads(progress_file.read_text())
+        progress = {"rows": int(note["rows"]), "seconds": float(note["seconds"])}
+    except (OSError, ValueError, LookupError, TypeError):
         return None, None
-    return (features, progress) if features.shape == shape else (None, None)
+    sound = features.shape == shape and 0 <= progress["rows"] <= len(features)
+    return (features, progress) if sound else (None, None)
 
 
 def _begin(unfinished, progress_file, shape, dtype):

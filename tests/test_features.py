@@ -151,6 +151,19 @@ def test_damaged_file_is_computed_anew(synthetic, tmp_path, computed, kept, inte
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("note", ["", "[]", "{}", "null", '{"rows": 999, "seconds": null}'])
+@pytest.mark.parametrize("suffix", [".npy", ".unfinished"])
+def test_damaged_note_of_progress_lets_all_be_computed_anew(synthetic, tmp_path, note, suffix):
+    images = synthetic.x_train[:150]
+    expected, _ = frozen_features(tiny_network(), images, ["pool"], tmp_path)
+    expected = np.array(expected)
+    file = next(tmp_path.glob("*.npy"))
+    file = file.rename(file.with_suffix(suffix))
+    file.with_suffix(".json").write_text(note)
+    got, _ = frozen_features(tiny_network(), images, ["pool"], tmp_path)
+    np.testing.assert_array_equal(got, expected)
+
+
 def test_no_room_is_one_sentence_and_nothing_is_written(synthetic, tmp_path, monkeypatch):
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
