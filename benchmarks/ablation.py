@@ -4,8 +4,8 @@
 
 Trains one network per line of the table and seed, on 10,000 real images for 16 epochs, and
 validates on 5,000 others; the test set is never read. A line differs from the first in one thing.
-What was measured is kept in results/ablation.json and not measured again. About four minutes for
-each line and seed on two cores.
+What was measured is kept in results/ablation.json and not measured again; the table is kept beside
+it, in ablation.md. About four minutes for each line and seed on two cores.
 """
 
 import argparse
@@ -86,7 +86,15 @@ def validation_accuracy(
 
 def table(record):
     """Mean validation accuracy of each line, its standard deviation, and what it gains."""
-    lines = ["| | validation top-1 | seeds | gain in points |", "| --- | --- | --- | --- |"]
+    settings = record["settings"]
+    lines = [
+        f"Accuracy on {settings['validation_size']:,} validation images of a ResNet of width "
+        f"{settings['width']}, after {settings['epochs']} epochs on {settings['images']:,} others "
+        "(± is the standard deviation of the seeds):",
+        "",
+        "| | validation top-1 | seeds | gain in points |",
+        "| --- | --- | --- | --- |",
+    ]
     baseline = statistics.mean(record["accuracies"][BASELINE].values())
     for name, accuracies in record["accuracies"].items():
         values = list(accuracies.values())
@@ -112,6 +120,7 @@ def main():
                 accuracies[str(seed)] = validation_accuracy(data, seed, **options)
                 write_json(RECORD, record)
                 print(f"{name}, seed {seed}: {accuracies[str(seed)]:.1%}", flush=True)
+    RECORD.with_suffix(".md").write_text(table(record) + "\n")
     print(table(record))
 
 

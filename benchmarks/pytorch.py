@@ -3,147 +3,164 @@
     python benchmarks/pytorch.py [--widths 16 128] [--compile]
 
 Needs PyTorch (pip install torch) beside this project's own backend. Same network, batch, optimizer
-and images; PyTorch in float32 and in bfloat16, with its own and with channels-last layout and, with
---compile, through torch.compile; its fastest is the one compared with. The contestants take turns
-in one process, and a speed is the median of the rounds. On a GPU, both use it.
+and images, batch by batch; PyTorch in float32 and in bfloat16, with its own and with channels-last
+layout and, with --compile, through torch.compile; its fastest is the one compared with. The
+contestants take turns, each in a process of its own: in one, the threads of both libraries halve
+the speed of either. A speed is the median of the rounds. On a GPU, both use it.
+
+The last columns are the floating-point operations of our convolutions and dense layers per second,
+and their share of what PyTorch reaches here in the product of two large matrices. The table is kept
+in results/pytorch.md. About twenty minutes on two cores.
 """
 
 import argparse
+import multiprocessing
 import time
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
-from cifar100_helpers import build_resnet, configure, describe, predict
-from cifar100_helpers.batches import ShuffledBatches
-from cifar100_helpers.compiling import compile_phase
-from cifar100_helpers.recipes import Phase
+# Neither the package nor PyTorch is imported here: every contestant's process imports its own.
 
-import torch  # isort: skip  (after the package, which loads its own backend quietly)
-from torch import nn  # isort: skip
-
+RECORD = Path(__file__).resolve().parent.parent / "results" / "pytorch.md"
 BATCH_SIZE, ROUNDS = 128, 3
-PHASE = Phase(1, 0.05, optimizer="sgd")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, filters, stride):
-        super().__init__()
-        self.main = nn.Sequential(
-            nn.Conv2d(inputs, filters, 3, stride, padding=1),
-            nn.BatchNorm2d(filters),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(filters, filters, 3, padding=1),
-            nn.BatchNorm2d(filters),
-        )
-        self.shortcut = nn.Sequential(
-            nn.Conv2d(inputs, filters, 1, stride), nn.BatchNorm2d(filters)
-        )
-
-    def forward(self, x):
-        return torch.relu(self.main(x) + self.shortcut(x))
-
-
-def torch_resnet(width):
-    layers = [nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-    filters = width
-    for stage in range(4):
-        for block in range(2):
-            stride = 2 if stage and not block else 1
-            layers.append(Block(filters, width * 2**stage, stride))
-            filters = width * 2**stage
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(filters, 100))
-
-
-class Theirs:
-    def __init__(self, width, precision, layout, compiled):
-        self.name = f"{precision} {layout}" + (" compiled" if compiled else "")
-        self.format = getattr(torch, layout)
-        self.bfloat16 = precision == "bfloat16"
-        self.model = torch_resnet(width).to(DEVICE, memory_format=self.format)
-        self.forward = torch.compile(self.model) if compiled else self.model
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=0.05, momentum=0.9, nesterov=True
-        )
-
-    def train(self, x, y):
-        self.model.train()
-        for start in range(0, len(x), BATCH_SIZE):
-            logits = self._logits(x[start : start + BATCH_SIZE])
-            labels = torch.from_numpy(y[start : start + BATCH_SIZE]).to(DEVICE)
-            self.optimizer.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(logits.float(), labels).backward()
-            self.optimizer.step()
-        self._wait()
-
-    def infer(self, x):
-        self.model.eval()
-        with torch.inference_mode():
-            for start in range(0, len(x), BATCH_SIZE):
-                self._logits(x[start : start + BATCH_SIZE])
-        self._wait()
-
-    def _logits(self, images):
-        channels_first = torch.from_numpy(images).to(DEVICE).permute(0, 3, 1, 2)
-        scaled = (channels_first.float() / 255).contiguous(memory_format=self.format)
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=self.bfloat16):
-            return self.forward(scaled)
-
-    def _wait(self):
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
 
 
 class Ours:
-    name = "ours"
+    def __init__(self, width, precision):
+        from cifar100_helpers import build_resnet, configure
+        from cifar100_helpers.batches import one_hot
+        from cifar100_helpers.compiling import compile_phase
+        from cifar100_helpers.recipes import Phase
 
-    def __init__(self, width):
+        configure(precision="mixed_bfloat16" if precision == "bfloat16" else "float32")
         self.model = build_resnet(width=width, dropout_rate=0.0)
-        compile_phase(self.model, PHASE, 1)
+        compile_phase(self.model, Phase(1, 0.05, optimizer="sgd"), 1)
+        self.one_hot = one_hot
 
     def train(self, x, y):
-        self.model.fit(ShuffledBatches(x, y, BATCH_SIZE, (0,), classes=100), verbose=0)
+        for start in range(0, len(x), BATCH_SIZE):
+            labels = self.one_hot(y[start : start + BATCH_SIZE], 100)
+            self.model.train_on_batch(x[start : start + BATCH_SIZE], labels)
 
     def infer(self, x):
-        predict(self.model, x)
+        for start in range(0, len(x), BATCH_SIZE):
+            self.model.predict_on_batch(x[start : start + BATCH_SIZE])
+
+    def describe(self):
+        from cifar100_helpers import describe
+
+        return describe()
+
+    def parameters(self):
+        return sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
+
+    def forward_operations(self):
+        """Floating-point operations of the convolutions and dense layers for one image."""
+        kernels = [layer for layer in self.model.layers if hasattr(layer, "kernel")]
+        # A kernel is applied at every place of a convolution's output, once in a dense layer.
+        return sum(
+            2 * int(np.prod(k.kernel.shape)) * int(np.prod(k.output.shape[1:-1])) for k in kernels
+        )
 
 
-def median_speeds(contestants, work, images):
-    """Images per second of each, taking turns, after a round that compiles."""
-    seconds = []
-    for _ in range(1 + ROUNDS):
-        seconds.append([])
-        for contestant in contestants:
-            start = time.perf_counter()
-            work(contestant)
-            seconds[-1].append(time.perf_counter() - start)
-    return images / np.median(seconds[1:], axis=0)
+def theirs(*options):
+    from torch_resnet import Theirs
+
+    return Theirs(*options)
+
+
+def serve(connection, build, options):
+    contestant = build(*options)
+    for method, arguments in iter(connection.recv, None):
+        start = time.perf_counter()
+        answer = getattr(contestant, method)(*arguments)
+        connection.send((time.perf_counter() - start, answer))
+
+
+class Contestant:
+    """A network in a process of its own, which does what it is asked."""
+
+    def __init__(self, name, build, *options):
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.connection, far_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(far_end, build, options), daemon=True)
+        self.process.start()
+        far_end.close()
+
+    def ask(self, method, *arguments):
+        """What the method named so answers."""
+        return self._ask(method, arguments)[1]
+
+    def seconds(self, method, *arrays):
+        """How long the method named so takes, after one batch that gets what slept back to work."""
+        self._ask(method, [array[:BATCH_SIZE] for array in arrays])
+        return self._ask(method, arrays)[0]
+
+    def _ask(self, method, arguments):
+        self.connection.send((method, arguments))
+        return self.connection.recv()
+
+    def leave(self):
+        self.connection.send(None)
+        self.process.join()
+
+
+def median_seconds(contestants, method, *arrays):
+    """How long the method named so takes each contestant; they take turns."""
+    for contestant in contestants:  # compiles
+        contestant.ask(method, *(array[:BATCH_SIZE] for array in arrays))
+    rounds = range(ROUNDS)
+    seconds = [[c.seconds(method, *arrays) for c in contestants] for _ in rounds]
+    return np.median(seconds, axis=0)
 
 
 def compare(width, precision, compiled):
-    configure(precision="mixed_bfloat16" if precision == "bfloat16" else "float32")
-    torch.manual_seed(0)
-    ways = [(layout, False) for layout in ("contiguous_format", "channels_last")]
-    if compiled:
-        ways.append(("channels_last", True))
-    contestants = [Ours(width), *(Theirs(width, precision, *way) for way in ways)]
-    count = sum(parameter.numel() for parameter in contestants[1].model.parameters())
-    assert count == sum(np.prod(v.shape) for v in contestants[0].model.trainable_variables)
+    """Two rows of the table: training and inference of the network of `width` in `precision`."""
+    ours = Contestant("", Ours, width, precision)
+    ways = [("contiguous_format", False), ("channels_last", False)]
+    ways += [("channels_last", True)] if compiled else []
+    contestants = [ours]
+    for layout, by_compiler in ways:
+        name = layout.replace("_", " ") + (", compiled" if by_compiler else "")
+        options = (width, BATCH_SIZE, precision, layout, by_compiler)
+        contestants.append(Contestant(name, theirs, *options))
+    assert len({contestant.ask("parameters") for contestant in contestants}) == 1
+
     rng = np.random.default_rng(0)
-    steps = max(2, 256 // width)
-    x = rng.integers(0, 256, (BATCH_SIZE * steps, 32, 32, 3), dtype=np.uint8)
-    y = rng.integers(0, 100, len(x))
-    for kind, work in (
-        ("training", lambda contestant: contestant.train(x, y)),
-        ("inference", lambda contestant: contestant.infer(x)),
-    ):
-        ours, *theirs = median_speeds(contestants, work, len(x))
-        best = int(np.argmax(theirs))
-        print(
-            f"{width:<7}{precision:<10}{kind:<11}{ours:>9.1f}{theirs[best]:>10.1f}"
-            f"{ours / theirs[best]:>7.2f}  {contestants[1 + best].name}",
-            flush=True,
+    images = BATCH_SIZE * max(1, 8192 // width**2)  # about as much work at every width
+    x = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    y = rng.integers(0, 100, images)
+    forward = ours.ask("forward_operations")
+    side = 8192 if ours.ask("describe")["gpus"] else 2048
+    reachable = 2 * side**3 / contestants[1].ask("multiply_seconds", side)
+    # The gradients of an output and of a kernel cost as much as a forward pass each.
+    works = (("training", ("train", x, y), 3), ("inference", ("infer", x), 1))
+    for kind, work, passes in works:
+        speeds = len(work[1]) / median_seconds(contestants, *work)
+        best = 1 + int(np.argmax(speeds[1:]))
+        achieved = speeds[0] * passes * forward
+        yield (
+            f"| {width} | {precision} | {kind} | {speeds[0]:,.0f} | {speeds[best]:,.0f}, "
+            f"{contestants[best].name} | {speeds[0] / speeds[best]:.2f} | "
+            f"{achieved / 1e9:,.0f} | {achieved / reachable:.0%} |"
         )
+    for contestant in contestants:
+        contestant.leave()
+
+
+def headline():
+    """What computes here, by a process that ends before the measuring."""
+    contestant = Contestant("", Ours, 16, "float32")
+    machine = contestant.ask("describe")
+    contestant.leave()
+    backend = machine["backend"]
+    return (
+        f"Images per second in batches of {BATCH_SIZE}; {machine['device']}, {machine['cores']} "
+        f"cores, {backend} {machine['versions'][backend]}, PyTorch {version('torch')}:"
+    )
 
 
 def main():
@@ -151,13 +168,19 @@ def main():
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     arguments = parser.parse_args()
-    machine = describe()
-    print(f"{machine['device']}, {machine['backend']}; PyTorch {torch.__version__}")
-    print(f"images per second, batches of {BATCH_SIZE}")
-    print(f"{'width':<7}{'precision':<10}{'':<11}{'ours':>9}{'PyTorch':>10}{'ratio':>7}  at")
+    lines = [
+        headline(),
+        "",
+        "| width | precision | | ours | PyTorch, at its best | ratio | GFLOP/s | of a matmul's |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    print("\n".join(lines), flush=True)
     for width in arguments.widths:
         for precision in ("float32", "bfloat16"):
-            compare(width, precision, arguments.compile)
+            for row in compare(width, precision, arguments.compile):
+                print(row, flush=True)
+                lines.append(row)
+    RECORD.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

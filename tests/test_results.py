@@ -360,6 +360,12 @@ def test_readme_shows_the_table_of_the_committed_records():
     assert shown == results_table(root / "results")
 
 
+@pytest.mark.parametrize("benchmark", ["ablation", "pytorch"])
+def test_readme_shows_the_tables_that_benchmarks_left(benchmark):
+    root = Path(__file__).parent.parent
+    assert (root / "results" / f"{benchmark}.md").read_text() in (root / "README.md").read_text()
+
+
 def test_table_leaves_synthetic_runs_out(run_dir):
     without = results_table(run_dir.parent)
     assert "tiny" not in without and "65.49 %" in without
