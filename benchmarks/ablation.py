@@ -3,9 +3,9 @@
     python benchmarks/ablation.py [--seeds 1]
 
 Trains one network per line of the table and seed, on 10,000 real images for 16 epochs, and
-validates on 5,000 others; the test set is never read. A line differs from the first in one thing.
-What was measured is kept in results/ablation.json and not measured again; the table is kept beside
-it, in ablation.md. About four minutes for each line and seed on two cores.
+validates on 5,000 others; the test set is never read. A line differs from the first in what it
+names. What was measured is kept in results/ablation.json and not measured again. About four minutes
+for each line and seed on two cores.
 """
 
 import argparse
@@ -120,7 +120,6 @@ def main():
                 accuracies[str(seed)] = validation_accuracy(data, seed, **options)
                 write_json(RECORD, record)
                 print(f"{name}, seed {seed}: {accuracies[str(seed)]:.1%}", flush=True)
-    RECORD.with_suffix(".md").write_text(table(record) + "\n")
     print(table(record))
 
 

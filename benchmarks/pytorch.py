@@ -5,8 +5,8 @@
 Needs PyTorch (pip install torch) beside this project's own backend. Same network, batch, optimizer
 and images, batch by batch; PyTorch in float32 and in bfloat16, with its own and with channels-last
 layout and, with --compile, through torch.compile; its fastest is the one compared with. The
-contestants take turns, each in a process of its own: in one, the threads of both libraries halve
-the speed of either. A speed is the median of the rounds. On a GPU, both use it.
+contestants take turns, each in a process of its own: in one, the threads of both libraries would
+slow each other. A speed is the median of the rounds. On a GPU, both use it.
 
 The last columns are the floating-point operations of our convolutions and dense layers per second,
 and their share of what PyTorch reaches here in the product of two large matrices. The table is kept

@@ -151,7 +151,9 @@ def test_damaged_file_is_computed_anew(synthetic, tmp_path, computed, kept, inte
     np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("note", ["", "[]", "{}", "null", '{"rows": 999, "seconds": null}'])
+@pytest.mark.parametrize(
+    "note", ["", "[]", "{}", "null", '{"rows": 999, "seconds": 1}', '{"rows": -1, "seconds": 1}']
+)
 @pytest.mark.parametrize("suffix", [".npy", ".unfinished"])
 def test_damaged_note_of_progress_lets_all_be_computed_anew(synthetic, tmp_path, note, suffix):
     images = synthetic.x_train[:150]
@@ -159,6 +161,7 @@ def test_damaged_note_of_progress_lets_all_be_computed_anew(synthetic, tmp_path,
     expected = np.array(expected)
     file = next(tmp_path.glob("*.npy"))
     file = file.rename(file.with_suffix(suffix))
+    file.write_bytes(file.read_bytes()[:-1000] + bytes(1000))  # rows that it has not written yet
     file.with_suffix(".json").write_text(note)
     got, _ = frozen_features(tiny_network(), images, ["pool"], tmp_path)
     np.testing.assert_array_equal(got, expected)
