@@ -64,7 +64,7 @@ def _explain_marks(ax, published):
     if published:
         ax.plot([], [], marker="D", mfc="white", label="published", **grey)
     ax.plot([], [], marker="o", label="recorded, with its 95 % interval", **grey)
-    ax.plot([], [], marker="|", ms=12, label="without near-duplicates", **grey)
+    ax.plot([], [], marker="x", label="without near-duplicates", **grey)
 
 
 def _draw_interval(ax, y, record):
@@ -73,7 +73,7 @@ def _draw_interval(ax, y, record):
     reach = [[100 * (metrics["top1"] - low)], [100 * (high - metrics["top1"])]]
     ax.errorbar(100 * metrics["top1"], y, xerr=reach, fmt="o", capsize=4, color=colour)
     if metrics["top1_without_duplicates"] is not None:
-        ax.plot(100 * metrics["top1_without_duplicates"], y, "|", ms=18, color=colour)
+        ax.plot(100 * metrics["top1_without_duplicates"], y, "x", color=colour)
 
 
 def plot_time(runs, ax=None):

@@ -15,7 +15,6 @@ NUMBERS = {  # and what they must stay below
     "cutmix": math.inf,
     "ema": 1,
 }
-EXTRAS = ("mixup", "cutmix", "ema")
 
 
 @dataclass(frozen=True)
@@ -154,12 +153,16 @@ def scale_epochs(phases, epochs):
 
 
 def describe_schedule(phases):
-    """One line per phase: its epochs, optimizer and learning rate, and what is frozen."""
+    """One line per phase: its epochs, optimizer and other settings, and what is frozen."""
     lines, first = [], 1
     for number, phase in enumerate(phases, start=1):
         last = first + phase.epochs - 1
         rate = f"{phase.optimizer}, {phase.schedule} learning rate {phase.learning_rate:g}"
-        extras = [f", {name} {getattr(phase, name):g}" for name in EXTRAS if getattr(phase, name)]
+        extras = [
+            f", {name} {getattr(phase, name):g}"
+            for name in NUMBERS
+            if name != "learning_rate" and getattr(phase, name)
+        ]
         frozen = f", frozen up to {phase.frozen_until}" if phase.frozen_until else ""
         lines.append(f"phase {number}: epochs {first}–{last}, {rate}{''.join(extras)}{frozen}")
         first = last + 1

@@ -73,7 +73,7 @@ def test_top1_shows_intervals_beside_the_published_figures(first, second):
         ((left, right),) = bars.lines[2][0].get_segments()
         assert (left[0], right[0]) == pytest.approx((96.0, 99.0)) and left[1] == row
         assert bars.lines[0].get_xdata()[0] == pytest.approx(98)
-    clean = [line for line in ax.lines if line.get_marker() == "|" and len(line.get_xdata())]
+    clean = [line for line in ax.lines if line.get_marker() == "x" and len(line.get_xdata())]
     assert any(line.get_xdata()[0] == pytest.approx(95) for line in clean)
 
 

@@ -46,9 +46,11 @@ def test_scaled_schedule_keeps_the_total_and_the_proportions():
 
 
 def test_schedule_is_described():
-    text = describe_schedule((Phase(3, 2e-4, frozen_until="pool"), Phase(1, 5e-6)))
+    head = Phase(3, 2e-4, weight_decay=0.05, label_smoothing=0.1, frozen_until="pool")
+    text = describe_schedule((head, Phase(1, 5e-6)))
     assert text.splitlines() == [
-        "phase 1: epochs 1–3, adam, constant learning rate 0.0002, frozen up to pool",
+        "phase 1: epochs 1–3, adam, constant learning rate 0.0002, weight_decay 0.05, "
+        "label_smoothing 0.1, frozen up to pool",
         "phase 2: epochs 4–4, adam, constant learning rate 5e-06",
     ]
 
