@@ -120,6 +120,8 @@ def main():
     record = {"settings": SETTINGS, "machine": describe(), "accuracies": {}}
     if RECORD.exists():
         record = json.loads(RECORD.read_text())
+        if record["settings"] != SETTINGS:
+            parser.error(f"{RECORD} was measured with other settings: delete it to begin anew")
     for seed in seeds:
         for name, options in VARIANTS.items():
             accuracies = record["accuracies"].setdefault(name, {})

@@ -33,8 +33,7 @@ def alone(file, work):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = held.enter_context(open(file, "w"))
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except BlockingIOError:
             raise RunError(
                 f"Another process {work} {folder} at this moment: wait until it is done, "
@@ -43,6 +42,16 @@ def alone(file, work):
         except OSError as error:
             raise not_written(folder, error) from error
         yield
+
+
+def _lock(stream):
+    if fcntl:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # some network file systems know no locks
+            pass
 
 
 @contextlib.contextmanager
@@ -103,9 +112,10 @@ def save_checkpoint(run_dir, model, state):
     with written_whole(run_dir / weights_file) as stream:
         np.savez(stream, *map(keras.ops.convert_to_numpy, _variables(model)))
     write_json(run_dir / STATE_FILE, state | {"weights_file": weights_file})
-    for other in run_dir.glob("*epoch_*"):
-        if other.name != weights_file:
-            other.unlink()
+    for pattern in ("epoch_[0-9]*.npz", "unfinished_epoch_[0-9]*.npz"):
+        for other in run_dir.glob(pattern):
+            if other.name != weights_file:
+                other.unlink()
 
 
 def _variables(model):

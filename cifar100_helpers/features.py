@@ -14,6 +14,7 @@ import numpy as np
 from .checkpoint import alone, write_json
 from .errors import RunError, stoppable
 from .progress import progress_bar
+from .reporting import predict_quietly
 
 ROWS = 1024  # computed between two notes of progress
 BATCH_SIZE = 128
@@ -91,7 +92,7 @@ def _compute_once(piece, inputs, file):
         while progress["rows"] < len(inputs):
             began = time.perf_counter()
             rows = slice(progress["rows"], progress["rows"] + ROWS)
-            computed = piece.predict(inputs[rows], batch_size=BATCH_SIZE, verbose=0)
+            computed = predict_quietly(piece, inputs[rows], batch_size=BATCH_SIZE)
             _write_rows(unfinished, features, rows.start, computed)
             progress["rows"] += len(computed)
             progress["seconds"] += time.perf_counter() - began

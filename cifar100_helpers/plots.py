@@ -21,7 +21,7 @@ def _stamp_synthetic(figure):
 
 def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):
     """Draw `images`, uint8 (n, height, width, 3), row by row; returns the Axes, flat (n,)."""
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     title_space = 0.35 if titles is not None else 0
     figure, axes = plt.subplots(
         rows,

@@ -63,13 +63,18 @@ def epoch_lines(history, epochs):
 @stoppable("run this again, and predicting starts anew.")
 def predict(model, images, *, batch_size=128):
     """Return what `model` gives for uint8 `images` (n, height, width, 3), behind a progress bar."""
-    parts = batch_parts()
-    # Repeated at the end where every device must get the same number; the surplus is cut off.
-    filled = np.resize(images, (-(-len(images) // parts) * parts, *images.shape[1:]))
     with progress_bar(len(images), "predicting", "image") as bar:
         count = keras.callbacks.LambdaCallback()
         count.on_predict_batch_end = lambda batch, logs=None: bar.update(batch_size)
-        predicted = model.predict(
-            filled, batch_size=batch_size - batch_size % parts, verbose=0, callbacks=[count]
-        )
+        return predict_quietly(model, images, batch_size=batch_size, callbacks=[count])
+
+
+def predict_quietly(model, images, *, batch_size, callbacks=()):
+    """As `predict`, without a progress bar; `images` may be features as well."""
+    parts = batch_parts()
+    # Repeated at the end where every device must get the same number; the surplus is cut off.
+    filled = np.resize(images, (-(-len(images) // parts) * parts, *images.shape[1:]))
+    predicted = model.predict(
+        filled, batch_size=batch_size - batch_size % parts, verbose=0, callbacks=list(callbacks)
+    )
     return predicted[: len(images)]

@@ -72,7 +72,7 @@ def project_path(folder):
     """
     here = Path.cwd()
     roots = (path for path in (here, *here.parents) if (path / "pyproject.toml").exists())
-    return next(roots, here) / folder
+    return next(roots, here) / Path(folder).expanduser()
 
 
 def save_run(
@@ -89,7 +89,8 @@ def save_run(
 ):
     """Write the record of a finished run into `run_dir` and return it as a `Run`.
 
-    `model` is the trained network, `state` what `train` returned, `phases` what it was given.
+    `model` is the trained network, `state` what `train` returned, `phases` what it was given; the
+    run's parameters name its `dataset`.
     `probabilities`, float (n, classes), `labels`, int (n,), and `near_duplicate`, bool (n,), are
     those of the test set; `validation` is a pair of probabilities and labels of held-out images.
     The metrics are computed from the probabilities as stored, in float16; the seconds of the first

@@ -1,6 +1,5 @@
 """The only place that knows which backend runs: seeds, precision, GPU memory, and a description."""
 
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -85,14 +84,18 @@ def batch_parts():
 
 
 def describe():
-    """Say what computes here: `device`, `gpus`, `cores`, `backend`, `versions`, as plain data."""
+    """Say what computes here: `device`, `gpus`, `cores`, `backend`, `versions`, as plain data.
+
+    `gpus`: how many compute together.
+    """
     gpus = _gpu_names()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # Not of the installed packages: TensorFlow's has several names.
     packages = ("keras", keras.backend.backend(), "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {name: importlib.import_module(name).__version__ for name in packages}
     return {
         "device": gpus[0] if gpus else _cpu_name(),
-        "gpus": len(gpus),
+        "gpus": batch_parts() if gpus else 0,
         "cores": cores,
         "backend": keras.backend.backend(),
         "versions": {"python": platform.python_version(), **versions},

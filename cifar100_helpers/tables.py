@@ -43,6 +43,7 @@ def describe_run(record):
     """Return what `record` says, rounded for readers: a dict from a column's name to its text."""
     metrics, machine = record["metrics"], record["machine"]
     cores = "" if machine["gpus"] else f", {machine['cores']} cores"
+    several = f"{machine['gpus']} × " if machine["gpus"] > 1 else ""
     low, high = metrics["top1_interval"]
     return {
         "top-1": f"{_percent(metrics['top1'])} ± {50 * (high - low):.1f}",
@@ -54,7 +55,7 @@ def describe_run(record):
         "parameters": f"{record['parameter_count']:,}",
         "epochs": str(len(record["history"]["epoch"])),
         "minutes": f"{sum(record['phase_seconds']) / 60:.0f}",
-        "device": machine["device"] + cores,
+        "device": several + machine["device"] + cores,
         "data set": record["dataset"],
     }
 

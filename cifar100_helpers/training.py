@@ -8,7 +8,7 @@ import numpy as np
 from .batches import ShuffledBatches, one_hot
 from .checkpoint import alone, load_state, load_weights, save_checkpoint
 from .compiling import AverageApart, compile_phase, count_frozen
-from .errors import ParameterError, stoppable
+from .errors import ParameterError, RunError, stoppable
 from .features import frozen_features
 from .progress import progress_bar
 from .reporting import EpochProgress, epoch_lines
@@ -33,7 +33,8 @@ def train(
 
     Prints one line per epoch and checkpoints each into `run_dir`. Where `run_dir` already holds
     epochs of a run with the same `parameters` (a JSON-able dict), training goes on after them, and
-    on a CPU ends with the same weights, bit for bit, as if never interrupted.
+    on a CPU ends with the same weights, bit for bit, as if never interrupted. Epochs by other
+    `phases` are not gone on from.
 
     With `features_dir`, what the frozen layers of a phase give is computed once and kept in that
     folder; the phase then trains the other layers on it. That saves their passes in every epoch;
@@ -54,6 +55,7 @@ def train(
         validation_data = (images, one_hot(labels, model.output_shape[-1]))
     with alone(run_dir / "lock", "trains in"):
         state = load_state(run_dir, parameters) or _fresh_state(parameters, phases)
+        _check_recipe(state, phases, run_dir)
         before = model.get_weights()
         try:
             _train(
@@ -104,11 +106,21 @@ def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_dat
 def _fresh_state(parameters, phases):
     return {
         "parameters": parameters,
+        "phases": [vars(phase) for phase in phases],
         "epochs_done": 0,
         "history": {},
         "phase_seconds": [0.0] * len(phases),
         "feature_seconds": {},
     }
+
+
+def _check_recipe(state, phases, run_dir):
+    # A recipe's name is among the parameters, but what it stands for may have changed since.
+    if state.get("phases") != [vars(phase) for phase in phases]:
+        raise RunError(
+            f"{run_dir} holds epochs of other phases than these: choose another run_name, or "
+            "delete that folder."
+        )
 
 
 def _check_freezing(model, phases):

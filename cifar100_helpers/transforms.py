@@ -70,7 +70,7 @@ class RandomTransforms(layers.Layer):
         distance = ops.arange(length, dtype="int32") - (centre - self.cutout // 2)
         return ops.logical_and(distance >= 0, distance < self.cutout)
 
-    # Keras leaves the states of random generators out of what it saves; a resumed run needs it.
+    # Keras leaves the states of random generators out of what it saves.
     def save_own_variables(self, store):
         store["random_state"] = self.random_state.state
 

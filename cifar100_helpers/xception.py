@@ -72,7 +72,8 @@ def build_xception(
 
 
 def _pretrained_base(image_size, weights):
-    source = os.environ.get("XCEPTION_WEIGHTS", weights) if weights == "imagenet" else weights
+    named = os.environ.get("XCEPTION_WEIGHTS") if weights == "imagenet" else ""
+    source = os.path.expanduser(named or weights)
     if source not in ("imagenet", "none") and not Path(source).is_file():
         raise WeightsError(
             f"There is no file {source} with the weights of Xception: name one by the parameter "

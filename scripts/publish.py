@@ -8,6 +8,7 @@ error. A run that has its checkpoint goes on from there, so publishing again tra
 """
 
 import argparse
+import ast
 import os
 from pathlib import Path
 
@@ -32,10 +33,19 @@ def main():
     if arguments.profile:
         profile = source.parent / arguments.profile / f"{arguments.notebook}.yaml"
         parameters = yaml.safe_load(profile.read_text())
-    store(execute(source, parameters), source)
-    if "run_name" in parameters:
-        publish_record(ROOT / "runs" / parameters["run_name"])
+    if parameters.get("dataset") == "synthetic":
+        parser.error(f"{arguments.profile} is on synthetic data: only real runs are published")
+    executed = execute(source, parameters)
+    if run_name := parameters.get("run_name", default_run_name(source)):
+        publish_record(ROOT / "runs" / run_name)
+    store(executed, source)
     write_readme_table()
+
+
+def default_run_name(source):
+    """The run's name in the parameters of the notebook `source`; "" where it makes no record."""
+    inferred = papermill.inspect_notebook(str(source)).get("run_name")
+    return ast.literal_eval(inferred["default"]) if inferred else ""
 
 
 def execute(source, parameters):

@@ -42,6 +42,11 @@ def test_images_are_drawn_in_order_with_titles():
         assert ax.get_title() == str(i)
 
 
+def test_no_images_leave_an_empty_figure_with_its_heading():
+    axes = plots.plot_images(np.empty((0, 32, 32, 3), np.uint8), [], heading="nothing was wrong")
+    assert len(axes) == 0 and plt.gcf().get_suptitle() == "nothing was wrong"
+
+
 def test_mosaic_names_every_class_beside_its_superclass(synthetic):
     pictures = np.zeros((100, 8, 8, 3), np.uint8)
     pictures[:, 0, 0, 0] = np.arange(100)

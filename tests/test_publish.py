@@ -4,7 +4,8 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-PUBLISH = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "publish.py"))
+ROOT = Path(__file__).parent.parent
+PUBLISH = runpy.run_path(str(ROOT / "scripts" / "publish.py"))
 
 
 def test_stored_notebook_has_outputs_but_no_traces_of_the_run(tmp_path):
@@ -34,3 +35,16 @@ def test_stored_notebook_has_outputs_but_no_traces_of_the_run(tmp_path):
     assert "papermill" not in target.read_text() and "somewhere" not in target.read_text()
     assert stored.metadata.kernelspec.name == "python3"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_run_name_of_a_notebook_without_a_profile_is_its_own():
+    names = {
+        name: PUBLISH["default_run_name"](ROOT / "notebooks" / f"{name}.ipynb")
+        for name in ("01_data", "03_resnet", "04_xception", "05_compare")
+    }
+    assert names == {
+        "01_data": "",
+        "03_resnet": "resnet_published",
+        "04_xception": "xception_published",
+        "05_compare": "",
+    }

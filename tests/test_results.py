@@ -352,6 +352,8 @@ def test_relative_folders_start_at_the_project_root(tmp_path, monkeypatch):
         monkeypatch.chdir(folder)
         assert project_path("runs") == tmp_path / "runs"
     assert project_path(str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert project_path("~/runs") == tmp_path / "runs"
 
 
 def test_readme_shows_the_table_of_the_committed_records():

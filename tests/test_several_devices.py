@@ -12,7 +12,8 @@ import pytest
 SCRIPT = """
 import json, sys
 import numpy as np
-from cifar100_helpers import build_resnet, configure, load_synthetic, predict, runtime, train
+from cifar100_helpers import build_resnet, configure, frozen_features, load_synthetic, predict
+from cifar100_helpers import runtime, train
 from cifar100_helpers.errors import ParameterError
 from cifar100_helpers.recipes import Phase
 import keras
@@ -38,7 +39,9 @@ def trained(images):
     return model, state
 
 model, state = trained(222)
-np.savez(f"{folder}/{devices}.npz", predict(model, data.x_test[:37]), *model.get_weights())
+odd = data.x_test[:37]
+features, _ = frozen_features(model, odd, [model.layers[-2].name], f"{folder}/features")
+np.savez(f"{folder}/{devices}.npz", predict(model, odd), features, *model.get_weights())
 said = {"parts": runtime.batch_parts(), "history": state["history"]}
 if devices == 2:
     try:
@@ -72,7 +75,7 @@ def test_two_devices_train_as_one_does(tmp_path):
     assert (one["parts"], two["parts"]) == (1, 2)
     for name, values in one["history"].items():
         np.testing.assert_allclose(two["history"][name], values, rtol=1e-3, err_msg=name)
-    assert one_arrays[0].shape == (37, 100)
+    assert one_arrays[0].shape == (37, 100) and len(one_arrays[1]) == 37
     for ours, theirs in zip(two_arrays, one_arrays, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0.02, atol=2e-3)
     assert "221 images in batches of 64 cannot be divided evenly among 2 devices" in two["refused"]

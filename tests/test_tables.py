@@ -53,6 +53,7 @@ def test_run_is_described_in_words_for_readers():
 def test_a_graphics_card_stands_without_cores():
     machine = {"device": "NVIDIA H100", "gpus": 1, "cores": 16}
     assert describe_run(record(machine=machine))["device"] == "NVIDIA H100"
+    assert describe_run(record(machine=machine | {"gpus": 4}))["device"] == "4 × NVIDIA H100"
 
 
 def test_published_figures_stand_beside_the_runs():

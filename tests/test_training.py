@@ -1,14 +1,16 @@
+import errno
 import json
 import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 
-from cifar100_helpers import reporting, training
+from cifar100_helpers import checkpoint, reporting, training
 from cifar100_helpers.compiling import compile_phase
 from cifar100_helpers.errors import ParameterError, RunError
 from cifar100_helpers.recipes import Phase, describe_schedule, resnet_phases, scale_epochs
@@ -213,6 +215,38 @@ def test_second_process_in_the_same_folder_is_refused(synthetic, whole_run, tmp_
         assert [file.name for file in tmp_path.iterdir()] == ["lock"]
         other.kill()
     assert_same_run(tiny_run(synthetic, tmp_path), whole_run)
+
+
+def test_run_goes_on_where_the_file_system_knows_no_locks(
+    synthetic, whole_run, tmp_path, monkeypatch
+):
+    def unsupported(stream, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", unsupported)
+    assert_same_run(tiny_run(synthetic, tmp_path), whole_run)
+
+
+def test_epochs_of_a_changed_recipe_are_not_gone_on_from(synthetic, tmp_path):
+    _, before = tiny_run(synthetic, tmp_path)
+    changed = (*PHASES[:-1], replace(PHASES[-1], learning_rate=1e-5))
+    with pytest.raises(RunError, match="holds epochs of other phases than these"):
+        tiny_run(synthetic, tmp_path, phases=changed)
+    assert tiny_run(synthetic, tmp_path)[1]["history"] == before["history"]
+
+
+def test_files_of_the_users_own_stay(synthetic, tmp_path):
+    (tmp_path / "model_epoch_10.keras").touch()
+    (tmp_path / "epoch_plots").mkdir()
+    tiny_run(synthetic, tmp_path)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == [
+        "checkpoint.json",
+        "epoch_004.npz",
+        "epoch_plots",
+        "lock",
+        "model_epoch_10.keras",
+    ]
 
 
 def test_damaged_checkpoint_is_one_sentence(synthetic, tmp_path):
