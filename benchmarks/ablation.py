@@ -48,7 +48,11 @@ VARIANTS = {
     "average of the weights, 0.99": {"changes": {"ema": 0.99}},
     "dropout 0.5 after the stem": {"dropout_rate": 0.5},
     "float32": {"precision": "float32"},
-    "published recipe": {"recipe": "published", "random_transforms": False, "dropout_rate": 0.5},
+    "published schedule and dropout, no copies": {
+        "recipe": "published",
+        "random_transforms": False,
+        "dropout_rate": 0.5,
+    },
 }
 
 
