@@ -172,12 +172,21 @@ def test_weights_from_a_file_by_name_and_by_environment(weights_file, monkeypatc
     by_name = build_xception(weights=str(weights_file))
     monkeypatch.setenv("XCEPTION_WEIGHTS", str(weights_file))
     by_environment = build_xception(weights="imagenet")
-    monkeypatch.setenv("XCEPTION_WEIGHTS", "")
     monkeypatch.setenv("HOME", str(weights_file.parent))
     in_home = build_xception(weights=f"~/{weights_file.name}")
     np.testing.assert_array_equal(first_kernel(in_home), first_kernel(by_name))
     np.testing.assert_array_equal(first_kernel(by_name), first_kernel(by_environment))
     assert not np.array_equal(first_kernel(build_xception(weights="none")), first_kernel(by_name))
+
+
+def test_empty_variable_names_no_file(monkeypatch):
+    def without_network(**options):
+        raise OSError(f"asked for {options['weights']}")
+
+    monkeypatch.setattr(keras.applications, "Xception", without_network)
+    monkeypatch.setenv("XCEPTION_WEIGHTS", "")
+    with pytest.raises(WeightsError, match=r"could not be fetched \(asked for imagenet\)"):
+        build_xception(weights="imagenet")
 
 
 @pytest.mark.parametrize("variable", [True, False])
