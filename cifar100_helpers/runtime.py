@@ -1,11 +1,14 @@
-"""The only place that knows which backend runs: seeds, precision, GPU memory, and a description."""
+"""The only place that knows the backend: seeds, precision, GPUs; and whether a person watches."""
 
 import importlib.util
 import logging
 import os
 import platform
+import sys
 import tempfile
 from contextlib import contextmanager
+
+from tqdm import tqdm
 
 
 @contextmanager
@@ -35,7 +38,7 @@ with _without_startup_notices():
     # Under every backend, Keras imports TensorFlow when it first needs to know a tensor's kind.
     if importlib.util.find_spec("tensorflow"):
         importlib.import_module("tensorflow")
-logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it counts retraced functions aloud
+logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retraced functions
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -44,13 +47,13 @@ def configure(*, seed=0, precision="float32"):
     """Seed Python, NumPy and the backend, set the precision, and let GPU memory grow on demand.
 
     `precision` is a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16". Call it
-    before the first array reaches a GPU: memory growth cannot be changed later. Where several GPUs
-    are visible, networks built afterwards are trained on all of them (`divide_batches`).
+    before the first array reaches a GPU: memory growth cannot be changed later. If several GPUs
+    are visible, networks built afterwards are trained on all of them (see `divide_batches`).
     """
     _grow_gpu_memory_on_demand()
     if len(gpus := _gpu_names()) > 1:
         divide_batches([f"gpu:{number}" for number in range(len(gpus))])
-    # A keras.json in the user's home may say otherwise.
+    # The keras.json in the user's home may have other settings.
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
     keras.utils.set_random_seed(seed)
@@ -60,8 +63,8 @@ def configure(*, seed=0, precision="float32"):
 def divide_batches(devices):
     """Divide every batch of networks built from now on among `devices`, such as ["gpu:0", "gpu:1"].
 
-    Weights are copied to all of them and gradients averaged, so training gives what one device
-    gives, up to rounding and random draws. PyTorch's backend has no such engine: it keeps to one.
+    Each device holds a copy of the weights and gradients are averaged, so the result is that of
+    one device up to rounding and random draws. PyTorch's backend cannot do this: it uses one.
     """
     backend = keras.backend.backend()
     if backend == "jax":
@@ -74,7 +77,7 @@ def divide_batches(devices):
 
 
 def batch_parts():
-    """Into how many parts, one for each device, every batch is divided; 1 where it stays whole."""
+    """Return the number of devices that every batch is divided among; 1 if it stays whole."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -84,13 +87,13 @@ def batch_parts():
 
 
 def describe():
-    """Say what computes here: `device`, `gpus`, `cores`, `backend`, `versions`, as plain data.
+    """Return what computes here as plain data: `device`, `gpus`, `cores`, `backend`, `versions`.
 
-    `gpus`: how many compute together.
+    `gpus` counts those that compute together.
     """
     gpus = _gpu_names()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # Not of the installed packages: TensorFlow's has several names.
+    # The modules are asked, not the installed packages: TensorFlow's package has several names.
     packages = ("keras", keras.backend.backend(), "numpy")
     versions = {name: importlib.import_module(name).__version__ for name in packages}
     return {
@@ -103,12 +106,11 @@ def describe():
 
 
 def fused_batch_norm(x, *, scale, offset, mean, variance, epsilon, training):
-    """Normalize `x` (batch, height, width, channels) by one kernel; None where there is none.
+    """Normalize `x` (batch, height, width, channels) with TensorFlow's fused kernel.
 
-    There is none where batches are divided: it knows a part of a batch only.
-
-    Returns `x` normalized, and the mean and (biased) variance, float32 (channels,), it was
-    normalized with: those of the batch in `training`, else the given ones.
+    Returns the normalized `x`, and the mean and biased variance, float32 (channels,), that it was
+    normalized with: those of the batch in `training`, else the given ones. Returns None if there
+    is no such kernel (other backends) or if batches are divided, as it sees one part only.
     """
     if keras.backend.backend() != "tensorflow" or batch_parts() > 1:
         return None
@@ -124,14 +126,32 @@ def fused_batch_norm(x, *, scale, offset, mean, variance, epsilon, training):
         epsilon=epsilon,
         is_training=training,
     )
-    if training:  # the kernel gives the unbiased variance
+    if training:  # the kernel returns the unbiased variance
         count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
         variance = variance * (count - 1) / count
     return outputs, mean, variance
 
 
+def progress_bar(total, description, unit="it", **options):
+    """Return a `tqdm` bar of `total` `unit`s that shows only if a person watches.
+
+    That is in a terminal and in JupyterLab, not under papermill, nbval or in a pipe. It leaves
+    nothing behind when it closes. `options` go to `tqdm`, such as `unit_scale=True` for bytes.
+    """
+    someone_watches = sys.stdout.isatty() or "JPY_SESSION_NAME" in os.environ
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        leave=False,
+        file=sys.stdout,
+        disable=not someone_watches,
+        **options,
+    )
+
+
 def _grow_gpu_memory_on_demand():
-    # PyTorch always does; JAX and TensorFlow take (nearly) the whole card unless told.
+    # PyTorch does so by itself; JAX and TensorFlow take nearly the whole card unless told.
     if keras.backend.backend() == "jax":
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     elif keras.backend.backend() == "tensorflow":
