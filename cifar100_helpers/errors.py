@@ -1,4 +1,4 @@
-"""Errors that the user can mend: each message is one sentence, what is wrong and what to do."""
+"""Errors the user can fix: each message is one sentence that says what is wrong and what to do."""
 
 from contextlib import contextmanager
 
@@ -7,16 +7,16 @@ class UserError(Exception):
     """Base of the errors below; a notebook shows the sentence alone, without a traceback."""
 
     def _render_traceback_(self):
-        # IPython asks an exception for this before it formats a traceback of its own.
+        # IPython calls this method, if there is one, instead of formatting a traceback.
         return [f"{type(self).__name__}: {self}"]
 
 
 class DatasetError(UserError):
-    """CIFAR-100 cannot be found, fetched, verified or read."""
+    """CIFAR-100 cannot be found, downloaded, verified or read."""
 
 
 class WeightsError(UserError):
-    """Pretrained weights cannot be found, fetched or read."""
+    """Pretrained weights cannot be found, downloaded or read."""
 
 
 class ParameterError(UserError, ValueError):
@@ -24,28 +24,27 @@ class ParameterError(UserError, ValueError):
 
 
 class RunError(UserError):
-    """A run's folder holds something else than what is asked of it, or cannot be written."""
+    """A run's folder holds something else than expected, or cannot be written."""
 
 
 def in_one_line(error):
-    """What `error` says, on one line of 200 characters at most; its type where it says nothing."""
+    """Return the message of `error` in at most 200 characters, or its type if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class Stopped(KeyboardInterrupt):
-    """Someone pressed the stop button; the sentence alone is shown, as of a `UserError`."""
+    """Someone pressed the stop button; a notebook shows the sentence alone, without a traceback."""
 
     _render_traceback_ = UserError._render_traceback_
 
 
 @contextmanager
-def stoppable(sequel):
-    """Turn an interrupt of long work into `Stopped` with the sentence `sequel`: how to go on.
+def stoppable(advice):
+    """Turn an interrupt into `Stopped` with the sentence `advice`, which says how to continue.
 
-    As a decorator or in a `with` statement. An interrupt's own traceback would lead the reader
-    through some 600 lines of Keras and its backend.
+    A decorator or a `with` block. A traceback would show 600 lines of Keras and its backend.
     """
     try:
         yield
     except KeyboardInterrupt:
-        raise Stopped(sequel) from None
+        raise Stopped(advice) from None

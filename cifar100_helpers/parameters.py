@@ -1,4 +1,4 @@
-"""The parameters of the notebooks: what each may be, and one clear sentence where it is not."""
+"""The parameters of the notebooks: what each may be, and one clear sentence if it is not."""
 
 import math
 import re
@@ -8,66 +8,54 @@ from numbers import Real
 from .errors import ParameterError
 from .runtime import PRECISIONS
 
-# Where files lie says nothing about the run: these stay out of its record.
-LOCATIONS = ("data_dir", "results_dir", "run_name")
+# Where files lie is no property of the run: these parameters stay out of its record.
+LOCATIONS = ("data_dir", "picture", "results_dir", "run_name")
 
 
-def _whole_number(minimum, maximum=math.inf):
-    def fits(value):
-        return type(value) is int and minimum <= value <= maximum
-
+def _whole(minimum, maximum=math.inf):
     most = f" and at most {maximum}" if maximum < math.inf else ""
-    return fits, f"a whole number of at least {minimum}{most}"
+    expected = f"a whole number of at least {minimum}{most}"
+    return lambda value: type(value) is int and minimum <= value <= maximum, expected
 
 
-def _fraction(value):
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1
+def _of(kind, expected):
+    return lambda value: isinstance(value, kind), expected
 
 
-def _choice(*options):
+def _one_of(*options):
     return lambda value: value in options, "one of " + ", ".join(map(repr, options))
 
 
-def _is_text(value):
-    return isinstance(value, str)
+def _is_fraction(value):
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def _is_name(value):
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) is not None
 
 
-_SWITCH = (lambda value: isinstance(value, bool), "True or False")
-_RUN = (_is_text, "the name of a run in quotes, or '' for the best of its model")
-
-RULES = {
-    "batch_size": _whole_number(1),
-    "copies": _whole_number(0),
-    "crop": _whole_number(0),
-    "cutout": _whole_number(0),
-    "data_dir": (_is_text, "a folder in quotes, or '' to search"),
-    "dataset": _choice("cifar100", "synthetic"),
-    "dropout_rate": (_fraction, "a number from 0 up to, but not, 1"),
-    "epochs": _whole_number(1),
-    "first_run": _RUN,
-    "galleries": _SWITCH,
-    "finetune_epochs": _whole_number(0),
-    "frozen_blocks": _whole_number(0, 13),
-    "frozen_epochs": _whole_number(1),
-    "hidden_units": _whole_number(1),
-    "image_size": _whole_number(71),
-    "interpolation": _choice("bilinear", "bicubic"),
-    "precision": _choice(*PRECISIONS),
-    "random_transforms": _SWITCH,
-    "recipe": (_is_text, "the name of a recipe in quotes"),
-    "recipe_changes": (lambda value: isinstance(value, dict), "a dict such as {'mixup': 0.2}"),
-    "results_dir": (_is_text, "a folder in quotes"),
+RULES = {  # a parameter's name: (whether a value fits, what the value must be)
+    **dict.fromkeys(("copies", "cutout", "finetune_epochs"), _whole(0)),
+    **dict.fromkeys(("train_limit", "validation_size"), _whole(0)),
+    **dict.fromkeys(("batch_size", "epochs", "frozen_epochs", "hidden_units", "width"), _whole(1)),
+    "image_size": _whole(71),
+    "seed": _whole(0, 2**32 - 1),
+    "dropout_rate": (_is_fraction, "a number of at least 0 and below 1"),
+    **dict.fromkeys(("galleries", "random_transforms"), _of(bool, "True or False")),
+    "dataset": _one_of("cifar100", "synthetic"),
+    "interpolation": _one_of("bilinear", "bicubic"),
+    "precision": _one_of(*PRECISIONS),
+    "recipe": _of(str, "the name of a recipe in quotes"),
+    "recipe_changes": _of(dict, "a dict such as {'label_smoothing': 0.0}"),
+    "weights": _of(str, "'imagenet', 'none', or the path of a weights file"),
+    "data_dir": _of(str, "a folder in quotes, or '' to search"),
+    "results_dir": _of(str, "a folder in quotes"),
     "run_name": (_is_name, "a folder's name of letters, digits, '.', '_' and '-'"),
-    "second_run": _RUN,
-    "seed": _whole_number(0, 2**32 - 1),
-    "train_limit": _whole_number(0),
-    "validation_size": _whole_number(0),
-    "weights": (_is_text, "'imagenet', 'none', or the path of a weights file"),
-    "width": _whole_number(1),
+    "picture": _of(str, "the path of a picture in quotes, or '' for a sample photograph"),
+    **dict.fromkeys(
+        ("first_run", "second_run"),
+        _of(str, "the name of a run in quotes, or '' for the best of its model"),
+    ),
 }
 
 
@@ -75,8 +63,8 @@ def check_parameters(namespace, names):
     """Check a notebook's parameters and return those that describe the run, as a dict.
 
     `namespace` is the notebook's `globals()`, `names` its parameters, separated by spaces. Raises
-    ParameterError where a value does not fit, or where a profile or the command line set something
-    that is no parameter of this notebook.
+    ParameterError if a value does not fit, or if a profile or the command line set something that
+    is no parameter of this notebook.
     """
     names = names.split()
     _refuse_unknown(namespace, names)
@@ -88,14 +76,14 @@ def check_parameters(namespace, names):
 
 
 def _refuse_unknown(namespace, names):
-    # A fresh kernel holds nothing but imports and parameters when it comes here, so any other plain
-    # value is a misspelt parameter. When cells are run again, later variables are there too.
+    # In a fresh kernel, there is nothing but imports and parameters here: any other plain value is
+    # a misspelt parameter. If cells are run again, variables of later cells are there too.
     if namespace.get("_parameters_checked"):
         return
     plain = (str, int, float, list, dict, tuple, type(None))
-    hidden = ("In", "Out", "_")  # IPython's own
+    of_ipython = ("In", "Out", "_")
     for name, value in namespace.items():
-        if isinstance(value, plain) and name not in names and not name.startswith(hidden):
+        if isinstance(value, plain) and name not in names and not name.startswith(of_ipython):
             close = get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}."
             raise ParameterError(f"{name} is no parameter of this notebook: {hint}")

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
@@ -151,7 +151,7 @@ def progress_bar(total, description, unit="it", **options):
 
 
 def _grow_gpu_memory_on_demand():
-    # PyTorch does so by itself; JAX and TensorFlow take nearly the whole card unless told.
+    # JAX and TensorFlow take nearly the whole card unless told; PyTorch does not.
     if keras.backend.backend() == "jax":
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     elif keras.backend.backend() == "tensorflow":
@@ -180,9 +180,8 @@ def _gpu_names():
 
 
 def _cpu_name():
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0].strip() if names else platform.processor() or platform.machine()
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

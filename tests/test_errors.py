@@ -17,4 +17,4 @@ def test_interrupted_work_says_in_one_sentence_how_to_go_on():
 def test_errors_of_long_work_stay_what_they_are():
     with pytest.raises(RunError, match="no room"), stoppable("run this again."):
         raise RunError("no room")
-    assert not issubclass(Stopped, Exception)  # as which the work might catch it and go on
+    assert not issubclass(Stopped, Exception)  # or the work might catch it and go on

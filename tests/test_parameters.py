@@ -8,20 +8,19 @@ from cifar100_helpers.parameters import RULES, check_parameters
 GOOD = {
     "batch_size": 128,
     "copies": 2,
-    "crop": 4,
     "cutout": 8,
     "data_dir": "",
     "dataset": "cifar100",
     "dropout_rate": 0.5,
     "epochs": 26,
-    "first_run": "resnet_published",
-    "galleries": True,
     "finetune_epochs": 26,
-    "frozen_blocks": 0,
+    "first_run": "resnet_published",
     "frozen_epochs": 20,
+    "galleries": True,
     "hidden_units": 512,
     "image_size": 71,
     "interpolation": "bilinear",
+    "picture": "",
     "precision": "float32",
     "random_transforms": False,
     "recipe": "published",
@@ -35,60 +34,50 @@ GOOD = {
     "weights": "imagenet",
     "width": 128,
 }
+BAD = {
+    "batch_size": [-1, 0],
+    "copies": ["2", -1],
+    "cutout": [-1],
+    "data_dir": [None],
+    "dataset": ["cifar10", ["cifar100"]],
+    "dropout_rate": [1.0, -0.1, math.nan, "0.5", False],
+    "epochs": [0, "abc", 2.5, True, None],
+    "finetune_epochs": [-1],
+    "first_run": [1],
+    "frozen_epochs": [0],
+    "galleries": ["False"],
+    "hidden_units": [0],
+    "image_size": [70],
+    "interpolation": ["nearest"],
+    "picture": [None],
+    "precision": ["float8"],
+    "random_transforms": ["true", 1],
+    "recipe": [3],
+    "recipe_changes": ["label_smoothing=0", None],
+    "results_dir": [3],
+    "run_name": ["../elsewhere", "", "a/b"],
+    "second_run": [None],
+    "seed": [-1, 2**32],
+    "train_limit": [-1],
+    "validation_size": [0.1],
+    "weights": [None],
+    "width": [0],
+}
 ALL = " ".join(GOOD)
 
 
 def test_every_rule_is_tested_here():
-    assert RULES.keys() == GOOD.keys()
+    assert RULES.keys() == GOOD.keys() == BAD.keys()
 
 
 def test_good_parameters_come_back_without_locations():
     checked = check_parameters(dict(GOOD), ALL)
-    assert checked == {
-        name: value
-        for name, value in GOOD.items()
-        if name not in ("data_dir", "results_dir", "run_name")
-    }
+    locations = {"data_dir", "picture", "results_dir", "run_name"}
+    assert checked == {name: GOOD[name] for name in GOOD.keys() - locations}
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("epochs", 0),
-        ("epochs", "abc"),
-        ("epochs", 2.5),
-        ("epochs", True),
-        ("epochs", None),
-        ("batch_size", -1),
-        ("copies", "2"),
-        ("seed", -1),
-        ("seed", 2**32),
-        ("dropout_rate", 1.0),
-        ("dropout_rate", -0.1),
-        ("dropout_rate", math.nan),
-        ("dropout_rate", "0.5"),
-        ("precision", "float8"),
-        ("dataset", "cifar10"),
-        ("dataset", ["cifar100"]),
-        ("random_transforms", "true"),
-        ("random_transforms", 1),
-        ("frozen_blocks", 14),
-        ("frozen_epochs", 0),
-        ("image_size", 70),
-        ("interpolation", "nearest"),
-        ("weights", None),
-        ("run_name", "../elsewhere"),
-        ("run_name", ""),
-        ("run_name", "a/b"),
-        ("data_dir", None),
-        ("results_dir", 3),
-        ("recipe", 3),
-        ("recipe_changes", "mixup=0.2"),
-        ("recipe_changes", None),
-        ("first_run", 1),
-        ("second_run", None),
-        ("galleries", "False"),
-    ],
+    ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
 )
 def test_bad_value_is_one_sentence_that_names_it(name, value):
     with pytest.raises(ParameterError) as caught:

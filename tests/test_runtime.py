@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar100_helpers.runtime import configure, describe
+from cifar100_helpers.runtime import configure, describe, progress_bar
 
 pytestmark = [pytest.mark.usefixtures("fresh_keras"), pytest.mark.every_backend]
 
@@ -21,19 +21,10 @@ def test_same_seed_same_numbers():
     assert drawn[0][0] != drawn[2][0] and drawn[0][1] != drawn[2][1]
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_precision_reaches_the_layers(precision):
-    configure(precision=precision)
+def test_precision_reaches_the_layers():
+    configure(precision="mixed_bfloat16")
     layer = keras.layers.Dense(1)
-    assert layer.compute_dtype == precision.removeprefix("mixed_")
-    assert layer.variable_dtype == "float32"
-
-
-def test_description_is_plain_and_true():
-    described = describe()
-    assert described["backend"] == keras.backend.backend()
-    assert described["versions"]["keras"] == keras.__version__
-    assert described["device"] and described["cores"] >= 1
+    assert (layer.compute_dtype, layer.variable_dtype) == ("bfloat16", "float32")
 
 
 def test_settings_in_the_users_keras_json_do_not_matter():
@@ -45,8 +36,18 @@ def test_settings_in_the_users_keras_json_do_not_matter():
     assert keras.backend.standardize_dtype(keras.ops.zeros(1).dtype) == "float32"
 
 
+def test_description_is_plain_and_true():
+    described = describe()
+    assert described["backend"] == keras.backend.backend()
+    assert described["versions"]["keras"] == keras.__version__
+    assert described["device"] and described["cores"] >= 1
+
+
 def test_import_and_first_computation_are_quiet():
-    script = "import cifar100_helpers as c; c.configure(); c.build_resnet((1,), width=2)"
+    script = (
+        "from cifar100_helpers import resnet, runtime;"
+        "runtime.configure(); resnet.build_resnet((1,), width=2)"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
@@ -55,3 +56,23 @@ def test_failing_import_still_explains_itself():
     script = "import os; os.environ['KERAS_BACKEND'] = 'nonsense'; import cifar100_helpers"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode != 0 and "nonsense" in run.stderr
+
+
+def count_to_three():
+    with progress_bar(3, "counting") as bar:
+        for _ in range(3):
+            bar.update()
+
+
+def test_no_bar_if_nobody_watches(capsys, monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    count_to_three()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_comes_and_goes_in_jupyterlab(capsys, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "03_resnet.ipynb")
+    count_to_three()
+    written = capsys.readouterr()
+    assert "counting" in written.out and written.err == ""
+    assert written.out.rsplit("\r", 2)[1].strip() == ""  # wiped out at the end
