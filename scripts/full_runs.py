@@ -1,13 +1,13 @@
 """Run the published and the modern recipe of both networks on a GPU, in pieces that resume.
 
-    python scripts/full_runs.py                    # everything, one run after the other
-    python scripts/full_runs.py --minutes 9        # a piece of it; exit status 3: call again
+    python scripts/full_runs.py                    # all of them, one after the other
+    python scripts/full_runs.py --minutes 9        # a piece of it; exit status 3: call it again
     python scripts/full_runs.py --tiny             # the same on a few synthetic images, on any CPU
 
-Runs under any backend: KERAS_BACKEND=jax python scripts/full_runs.py. A piece that ends in the
-middle of an epoch loses that epoch. A finished run leaves its record in results/ and its executed
-notebook in build/full_runs/, ready to replace the one in notebooks/ (a --tiny run leaves both in
-build/tiny_runs/).
+It works under every backend: KERAS_BACKEND=jax python scripts/full_runs.py. The epoch in which a
+piece ends is lost. A finished run leaves its record in results/ and its executed notebook in
+build/full_runs/, ready to replace the one in notebooks/; a --tiny run leaves both in
+build/tiny_runs/.
 """
 
 import argparse
@@ -16,9 +16,8 @@ import sys
 import time
 
 import nbformat
-import papermill
 import yaml
-from publish import ROOT, publish_record, store
+from publish import ROOT, all_parameters, publish_record, store
 
 RUNS = {  # a run's name: its notebook, and the profile that sets its parameters
     "resnet_published": ("03_resnet", None),
@@ -56,43 +55,33 @@ def main():
 
 
 def finish(name, tiny, deadline):
-    """Execute the notebook of run `name` until its end, true, or until `deadline`, false."""
+    """Execute the notebook of the run `name`; true if it ended, false if the deadline came first.
+
+    Killed at the deadline, it leaves its last whole epoch on the disk.
+    """
     notebook, profile = RUNS[name]
     folder = ROOT / "build" / ("tiny_runs" if tiny else "full_runs")
     run_dir = folder / "runs" / name if tiny else ROOT / "runs" / name
-    stored = folder / f"{name}.ipynb"
+    stored, executed = folder / f"{name}.ipynb", folder / f"{name}_executed.ipynb"
     if stored.exists():
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    settings, executed = folder / f"{name}.yaml", folder / f"{name}_executed.ipynb"
-    settings.write_text(yaml.safe_dump(parameters(notebook, profile, name, run_dir, tiny)))
-    source = ROOT / "notebooks" / f"{notebook}.ipynb"
+    source, settings = ROOT / "notebooks" / f"{notebook}.ipynb", folder / f"{name}.yaml"
+    parameters = all_parameters(source, profile)
+    parameters |= {"run_name": name, "results_dir": str(run_dir.parent)}
+    parameters |= {key: value for key, value in TINY.items() if tiny and key in parameters}
+    settings.write_text(yaml.safe_dump(parameters))
     command = ["papermill", source, executed, "-f", settings, "--log-output", "--no-progress-bar"]
-    seconds = max(0, deadline - time.monotonic()) if deadline else None
+    options = {"cwd": source.parent, "check": True}
+    options["timeout"] = max(0, deadline - time.monotonic()) if deadline else None
     try:
-        # Killed at the deadline: its kernel ends with it, and the last whole epoch is on the disk.
-        subprocess.run(
-            [sys.executable, "-m", *command], cwd=source.parent, timeout=seconds, check=True
-        )
+        subprocess.run([sys.executable, "-m", *command], **options)
     except subprocess.TimeoutExpired:
         return False
     if not tiny:
         publish_record(run_dir)
     store(nbformat.read(executed, as_version=4), stored)
     return True
-
-
-def parameters(notebook, profile, name, run_dir, tiny):
-    """What is set in this run's notebook: its profile, where the run lies, what makes it tiny."""
-    source = ROOT / "notebooks" / f"{notebook}.ipynb"
-    chosen = {}
-    if profile:
-        chosen = yaml.safe_load((source.parent / profile / f"{notebook}.yaml").read_text())
-    chosen |= {"run_name": name, "results_dir": str(run_dir.parent)}
-    if tiny:
-        known = papermill.inspect_notebook(str(source))
-        chosen |= {key: value for key, value in TINY.items() if key in known}
-    return chosen
 
 
 if __name__ == "__main__":

@@ -1,25 +1,27 @@
-"""Run a notebook on real data and store its outputs, its record and the README's table.
+"""Run a notebook on real data, then store its outputs, its run's record and the README's table.
 
     python scripts/publish.py 03_resnet laptop    # with notebooks/laptop/03_resnet.yaml
-    python scripts/publish.py 01_data             # with its own parameters
+    python scripts/publish.py 01_data             # with the notebook's own parameters
 
-The notebook is executed into build/, and replaces the stored one only when it ended without an
-error. A run that has its checkpoint goes on from there, so publishing again trains nothing anew.
+The notebook runs in build/ and replaces the stored one only if it ends without an error. A run
+that has been trained before is not trained again.
 """
 
 import argparse
 import ast
-import os
+import shutil
 from pathlib import Path
 
 import nbformat
 import papermill
 import yaml
 
-from cifar100_helpers.checkpoint import alone, written_whole
-from cifar100_helpers.results import load_run, results_table
+from cifar100_helpers.results import load_run, load_runs, runs_table
+from cifar100_helpers.storage import alone, written_whole
 
 ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = "top-1;without near-duplicates;top-5;parameters;epochs;minutes;PFLOPs;device".split(";")
+LARGEST_MODEL = 12_000_000  # bytes; a larger one does not belong into a repository
 
 
 def main():
@@ -27,83 +29,69 @@ def main():
     parser.add_argument("notebook", help="such as 03_resnet")
     parser.add_argument("profile", nargs="?", help="a folder of notebooks/, such as laptop")
     arguments = parser.parse_args()
-
     source = ROOT / "notebooks" / f"{arguments.notebook}.ipynb"
-    parameters = {}
-    if arguments.profile:
-        profile = source.parent / arguments.profile / f"{arguments.notebook}.yaml"
-        parameters = yaml.safe_load(profile.read_text())
+    parameters = all_parameters(source, arguments.profile)
     if parameters.get("dataset") == "synthetic":
-        parser.error(f"{arguments.profile} is on synthetic data: only real runs are published")
-    executed = execute(source, parameters)
-    if run_name := parameters.get("run_name", default_run_name(source)):
-        publish_record(ROOT / "runs" / run_name)
-    store(executed, source)
+        parser.error("only runs on real data are published")
+    executed = ROOT / "build" / "published" / source.name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    options = {"cwd": source.parent, "progress_bar": False, "log_output": True}
+    notebook = papermill.execute_notebook(source, executed, parameters, **options)
+    if "run_name" in parameters:
+        publish_record(ROOT / "runs" / parameters["run_name"])
+    store(notebook, source)
     write_readme_table()
 
 
-def default_run_name(source):
-    """The run's name in the parameters of the notebook `source`; "" where it makes no record."""
-    inferred = papermill.inspect_notebook(str(source)).get("run_name")
-    return ast.literal_eval(inferred["default"]) if inferred else ""
-
-
-def execute(source, parameters):
-    executed = ROOT / "build" / "published" / source.name
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    return papermill.execute_notebook(
-        source,
-        executed,
-        parameters,
-        cwd=source.parent,
-        kernel_name="python3",
-        progress_bar=False,
-        log_output=True,
-    )
+def all_parameters(source, profile):
+    """Return the parameters of the notebook `source`, some of them set by `profile`, if any."""
+    inspected = papermill.inspect_notebook(str(source))
+    own = {name: ast.literal_eval(inspected[name]["default"]) for name in inspected}
+    file = source.parent / str(profile) / f"{source.stem}.yaml"
+    return own | (yaml.safe_load(file.read_text()) if profile else {})
 
 
 def store(notebook, target):
     """Write `notebook` to `target` without the traces of the run that made it."""
-    notebook.cells = [
-        cell
-        for cell in notebook.cells
-        if "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
-    count = 0
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
-        if cell.cell_type == "code":
-            count += 1
-            cell.execution_count = count
-            for output in cell.outputs:
-                if output.output_type == "execute_result":
-                    output.execution_count = count
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    unfinished = target.with_suffix(".unfinished")
-    nbformat.write(notebook, unfinished)
-    os.replace(unfinished, target)
+    injected = {"tags": ["injected-parameters"]}
+    notebook.cells = [cell for cell in notebook.cells if cell.metadata != injected]
+    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for count, cell in enumerate(code_cells, 1):
+        results = [out for out in cell.outputs if out.output_type == "execute_result"]
+        for counted in (cell, *results):
+            counted.execution_count = count
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    with written_whole(target) as unfinished:
+        nbformat.write(notebook, unfinished)
 
 
-def publish_record(run_dir):
-    target = ROOT / "results" / run_dir.name
+def publish_record(run_dir, results=ROOT / "results"):
+    """Copy the record of the run in `run_dir` into `results`, with its model if that is small."""
+    target = results / run_dir.name
     target.mkdir(parents=True, exist_ok=True)
     with alone(run_dir / "lock", "works in"):
-        load_run(run_dir)  # raises where it is not sound
-        (target / "run.json").unlink(missing_ok=True)  # last, as in a run's own folder
-        for name in ("predictions.npz", "run.json"):
-            with written_whole(target / name) as stream:
-                stream.write((run_dir / name).read_bytes())
+        load_run(run_dir)  # raises RunError if it is not sound
+        (target / "run.json").unlink(missing_ok=True)  # it comes last: then the record is whole
+        (target / "model.keras").unlink(missing_ok=True)
+        small = (run_dir / "model.keras").stat().st_size <= LARGEST_MODEL
+        for name in ("predictions.npz", *["model.keras"] * small, "run.json"):
+            with written_whole(target / name) as unfinished:
+                shutil.copyfile(run_dir / name, unfinished)
+
+
+def readme_table():
+    """Return the README's table: the published figures and the committed records."""
+    return runs_table([run.record for run in load_runs(ROOT / "results")], COLUMNS)
 
 
 def write_readme_table():
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition("<!-- results -->\n")
-    _, _, after = rest.partition("<!-- end of results -->")
-    table = results_table(ROOT / "results")
-    readme.write_text(f"{before}<!-- results -->\n{table}\n<!-- end of results -->{after}")
+    before, start, rest = readme.read_text().partition("<!-- results -->\n")
+    end = "\n<!-- end of results -->"
+    readme.write_text(before + start + readme_table() + end + rest.partition(end)[2])
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_killed_run_goes_on_when_called_again_and_leaves_record_and_notebook():
     subprocess.run(COMMAND, cwd=ROOT, check=True, capture_output=True)
     record = load_run(run_dir).record
     assert record["dataset"] == "synthetic" and len(record["history"]["epoch"]) == 4
-    assert record["phases"][0]["cutmix"] == 1.0  # of its profile
+    assert record["parameters"]["recipe"] == "modern"  # of its profile
     assert "(trained before; " in text_of(nbformat.read(stored, as_version=4))
 
     again = subprocess.run(COMMAND, cwd=ROOT, check=True, capture_output=True)

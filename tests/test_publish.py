@@ -1,8 +1,12 @@
 import runpy
+import shutil
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from cifar100_helpers.results import load_run
 
 ROOT = Path(__file__).parent.parent
 PUBLISH = runpy.run_path(str(ROOT / "scripts" / "publish.py"))
@@ -11,11 +15,12 @@ PUBLISH = runpy.run_path(str(ROOT / "scripts" / "publish.py"))
 def test_stored_notebook_has_outputs_but_no_traces_of_the_run(tmp_path):
     value = new_output("execute_result", {"text/plain": "7"}, execution_count=3)
     noisy = {"tags": ["nbval-ignore-output"], "papermill": {"duration": 1.0}}
+    injected = {"tags": ["injected-parameters"], "papermill": {"duration": 1.0}}
     executed = new_notebook(
         cells=[
             new_markdown_cell("# title", metadata={"papermill": {}}),
             new_code_cell("width = 128", execution_count=1, metadata={"tags": ["parameters"]}),
-            new_code_cell("width = 8", metadata={"tags": ["injected-parameters"]}),
+            new_code_cell("width = 8", metadata=injected),
             new_code_cell("width - 1", execution_count=3, outputs=[value], metadata=noisy),
         ],
         metadata={
@@ -37,14 +42,37 @@ def test_stored_notebook_has_outputs_but_no_traces_of_the_run(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_run_name_of_a_notebook_without_a_profile_is_its_own():
-    names = {
-        name: PUBLISH["default_run_name"](ROOT / "notebooks" / f"{name}.ipynb")
-        for name in ("01_data", "03_resnet", "04_xception", "05_compare")
-    }
-    assert names == {
-        "01_data": "",
-        "03_resnet": "resnet_published",
-        "04_xception": "xception_published",
-        "05_compare": "",
-    }
+@pytest.mark.parametrize(
+    ("name", "profile", "run_name"),
+    [
+        ("01_data", None, None),
+        ("03_resnet", None, "resnet_published"),
+        ("03_resnet", "laptop", "resnet_laptop"),
+        ("05_compare", None, None),
+    ],
+)
+def test_run_is_the_one_of_the_profile_or_else_of_the_notebook(name, profile, run_name):
+    source = ROOT / "notebooks" / f"{name}.ipynb"
+    assert PUBLISH["all_parameters"](source, profile).get("run_name") == run_name
+
+
+@pytest.mark.parametrize("model_bytes", [12_000_000, 12_000_001])
+def test_published_record_is_whole_and_holds_no_large_model(tmp_path, model_bytes):
+    source = sorted((ROOT / "results").glob("*/run.json"))[0].parent
+    run_dir, published = tmp_path / source.name, tmp_path / "results" / source.name
+    shutil.copytree(source, run_dir)
+    (run_dir / "model.keras").write_bytes(bytes(model_bytes))
+    published.mkdir(parents=True)
+    (published / "model.keras").write_bytes(b"of an earlier run")
+
+    PUBLISH["publish_record"](run_dir, tmp_path / "results")
+    assert load_run(published).record == load_run(run_dir).record
+    model = published / "model.keras"
+    assert model.exists() == (model_bytes == 12_000_000)
+    assert not model.exists() or model.stat().st_size == model_bytes
+
+
+def test_readme_shows_the_table_of_the_committed_records():
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.partition("<!-- results -->\n")[2].partition("\n<!-- end of results -->")[0]
+    assert shown == PUBLISH["readme_table"]()
