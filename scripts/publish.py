@@ -20,7 +20,16 @@ from cifar100_helpers.results import load_run, load_runs, runs_table
 from cifar100_helpers.storage import alone, written_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = "top-1;without near-duplicates;top-5;parameters;epochs;minutes;PFLOPs;device".split(";")
+COLUMNS = (
+    "top-1",
+    "without near-duplicates",
+    "top-5",
+    "parameters",
+    "epochs",
+    "minutes",
+    "PFLOPs",
+    "device",
+)
 LARGEST_MODEL = 12_000_000  # bytes; a larger one does not belong into a repository
 
 
