@@ -1,35 +1,20 @@
-"""Augmented copies, made once before training: two more images for every original, in seconds.
+"""Augmentation: copies made once before training, or random transforms inside the model."""
 
-Every copy is one colour change and one affine warp with one bilinear interpolation. OpenCV's
-`remap` draws a whole stack of images in one call; the coordinates it gets are integers (1/32 of a
-pixel), because only then are its pixels the same on every processor and in releases 4 and 5.
-`benchmarks/augmentation.py` has the measurements behind that choice.
-"""
-
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import keras
 import numpy as np
+from keras import layers, ops, random
 
 from .errors import ParameterError
-from .progress import progress_bar
+from .runtime import progress_bar
 
 SIDE = 32
-STACK = 128  # images in one call of OpenCV: few calls, and what they work on stays in the cache
-STEP_BITS = 5  # `remap` tells 32 positions between two pixels apart
-FIXED_BITS = 16  # bits after the point in the arithmetic of the coordinates
-
-# What `transform_images` accepts. Within it no source point lies more than one reflection away.
-LIMITS = dict(
-    flip=(0, 1),
-    shift_x=(-8, 8),
-    shift_y=(-8, 8),
-    angle=(-180, 180),
-    zoom=(0.75, 1.25),
-    brightness=(-1, 1),
-    contrast=(0, 2),
-)
-STRENGTH_LIMITS = dict(flip=1, shift=8, rotation=180, zoom=0.25, brightness=1, contrast=1)
+DRAWS = 2**16  # draws per copy; an image's checksum chooses one, and few of 50,000 share theirs
+CHUNK = 500  # images that a thread transforms between two updates of the progress bar
+STRONGEST = dict(flip=1, shift=31, rotation=180, zoom=0.9, brightness=1, contrast=1)
 
 
 def augmented_copies(
@@ -39,84 +24,74 @@ def augmented_copies(
     copies=2,
     seed=0,
     flip=0.5,  # most things look as natural mirrored; text and clocks are rare here
-    shift=4,  # an eighth of the side, the customary pad-and-crop distance for CIFAR
+    shift=4,  # an eighth of the side, the customary distance for CIFAR
     rotation=15.0,  # photographers tilt cameras this much; beyond, bottles start to lie down
     zoom=0.1,  # three pixels of 32: the object keeps its outline
     brightness=0.1,  # 25 of 255 grey levels: another exposure, with few pixels clipped
     contrast=0.2,  # hazy to sunny, with few pixels clipped
 ):
-    """Returns the originals, untouched and in order, then copy 1 of every image, copy 2, and so on.
+    """Return the originals, untouched and in order, then copy 1 of every image, copy 2, and so on.
 
     `images` (N, 32, 32, 3) uint8 and `labels` (N,) give images (N·(1 + copies), 32, 32, 3) uint8
-    and their labels. Each copy is flipped with probability `flip`, shifted by whole pixels up to
-    `shift` along each axis, rotated by up to `rotation` degrees, enlarged by a factor within
-    1 ± `zoom`; `brightness` (a fraction of the full scale) and `contrast` (a factor within
-    1 ± `contrast`) change its colours: all uniform, see `transform_images`.
+    and their labels. Each copy is mirrored with probability `flip`, shifted by whole pixels up to
+    `shift` along each axis, rotated by up to `rotation` degrees and zoomed by a factor within
+    1 ± `zoom`; its brightness changes by up to `brightness` of the full scale, its contrast by a
+    factor within 1 ± `contrast`. Every value in a range is equally likely; `transform_images`
+    applies them.
 
-    What is drawn for an image depends on its pixels, the copy's number and `seed`, on nothing
-    else: other images, their order and the number of threads do not matter. Raises
-    `ParameterError` for wrong shapes, dtypes and strengths.
+    What is drawn for an image depends on its pixels, the copy's number and `seed` alone: not on
+    other images, their order or the number of threads. Raises `ParameterError` for wrong shapes or
+    dtypes and for strengths out of range.
     """
-    strengths = dict(
-        flip=flip,
-        shift=shift,
-        rotation=rotation,
-        zoom=zoom,
-        brightness=brightness,
-        contrast=contrast,
-    )
     images, labels = _checked_images(images), np.asarray(labels)
-    _check_copies(images, labels, copies, seed, strengths)
-    count = len(images)
-    result = np.empty((count * (1 + copies), SIDE, SIDE, 3), np.uint8)
-    originals = result[:count]
-    originals[...] = images
-    content = _content_hash(originals)
+    if labels.shape != images.shape[:1]:
+        raise ParameterError(
+            f"labels must have one entry per image ({len(images)}), not shape {labels.shape}"
+        )
+    strengths = (flip, shift, rotation, zoom, brightness, contrast)
+    for (name, most), value in zip(STRONGEST.items(), strengths, strict=True):
+        if not 0 <= value <= most:  # NaN fails as well
+            raise ParameterError(f"{name} must be between 0 and {most}, not {value!r}")
+    result = np.empty((1 + copies, *images.shape), np.uint8)
+    result[0] = images
+    checksums = np.array([zlib.crc32(image) for image in result[0]], dtype=int)
     for copy in range(1, 1 + copies):
-        drawn = _draw_parameters(content, seed, copy, strengths)
-        out = result[copy * count : (copy + 1) * count]
-        _transform_into(out, originals, drawn, f"copy {copy} of {copies}")
-    return result, np.tile(labels, 1 + copies)
+        drawn = _draw(np.random.default_rng((seed, copy)), *strengths)
+        own = [values[checksums % DRAWS] for values in drawn]
+        _transform_into(result[copy], result[0], own, f"copy {copy} of {copies}")
+    return result.reshape(-1, SIDE, SIDE, 3), np.tile(labels, 1 + copies)
+
+
+def _draw(rng, flip, shift, rotation, zoom, brightness, contrast):
+    """What `_transform` takes after the image, in its order: arrays (DRAWS,)."""
+    return (
+        rng.random(DRAWS) < flip,
+        rng.integers(-shift, shift, DRAWS, endpoint=True),
+        rng.integers(-shift, shift, DRAWS, endpoint=True),
+        rng.uniform(-rotation, rotation, DRAWS),
+        rng.uniform(1 - zoom, 1 + zoom, DRAWS),
+        rng.uniform(-brightness, brightness, DRAWS),
+        rng.uniform(1 - contrast, 1 + contrast, DRAWS),
+    )
 
 
 def transform_images(
-    images,
-    *,
-    flip=False,
-    shift_x=0.0,
-    shift_y=0.0,
-    angle=0.0,
-    zoom=1.0,
-    brightness=0.0,
-    contrast=1.0,
+    images, *, flip=False, shift_x=0, shift_y=0, angle=0, zoom=1, brightness=0, contrast=1
 ):
-    """Returns the images with the given transforms, each one number for all or one per image.
+    """Return the images with the given transforms, each one number for all or one per image.
 
-    `images` (N, 32, 32, 3) uint8, and so the result. First the colours, in float32, rounded to the
-    nearest integer: mean + `contrast`·(value − mean) + 255·`brightness`, with the image's own mean.
-    Then the geometry about the image's centre: mirrored if `flip`, enlarged by the factor `zoom`,
-    turned counter-clockwise by `angle` degrees, moved right and down by `shift_x` and `shift_y`
-    pixels; bilinear, coordinates rounded to 1/32 pixel. Beyond the border the image is reflected
-    without repeating the edge (`np.pad`'s "reflect"). Flips and whole-pixel shifts are exact.
-    Raises `ParameterError` for wrong shapes and dtypes and for values beyond `LIMITS`.
+    `images` and the result are (N, 32, 32, 3) uint8. The colours come first: mean + `contrast` ·
+    (value − mean) + 255 · `brightness`, with the image's own mean, rounded. Then a single bilinear
+    warp about the centre: mirrored if `flip`, enlarged by the factor `zoom`, turned
+    counter-clockwise by `angle` degrees, moved right and down by `shift_x` and `shift_y` pixels.
+    Borders are filled by reflection that does not repeat the edge (`np.pad`'s "reflect"). Flips
+    and whole-pixel shifts are exact. Raises `ParameterError` for wrong shapes or dtypes.
     """
-    given = dict(
-        flip=flip,
-        shift_x=shift_x,
-        shift_y=shift_y,
-        angle=angle,
-        zoom=zoom,
-        brightness=brightness,
-        contrast=contrast,
-    )
-    images = _checked_images(images)
-    each = (len(images),)
-    parameters = {
-        name: np.broadcast_to(_checked_values(name, value, *LIMITS[name], each), each)
-        for name, value in given.items()
-    }
-    result = np.empty(images.shape, np.uint8)
-    _transform_into(result, images, parameters, "transforms")
+    images = np.ascontiguousarray(_checked_images(images))
+    given = (flip, shift_x, shift_y, angle, zoom, brightness, contrast)
+    own = [np.broadcast_to(values, len(images)) for values in given]
+    result = np.empty_like(images)
+    _transform_into(result, images, own, "transforms")
     return result
 
 
@@ -130,144 +105,105 @@ def _checked_images(images):
     return images
 
 
-def _check_copies(images, labels, copies, seed, strengths):
-    if labels.shape != (len(images),):
-        raise ParameterError(
-            f"labels must have one entry per image, shape ({len(images)},), not {labels.shape}"
-        )
-    for name, value in (("copies", copies), ("seed", seed), ("shift", strengths["shift"])):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            raise ParameterError(f"{name} must be a whole number, 0 or more, not {value!r}")
-    for name, value in strengths.items():
-        _checked_values(name, value, 0, STRENGTH_LIMITS[name])
-
-
-def _checked_values(name, value, low, high, shape=()):
-    try:
-        values = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise ParameterError(f"{name} must be a number, not {value!r}") from None
-    if values.shape not in ((), shape):
-        raise ParameterError(
-            f"{name} must be one number{' or one per image' if shape else ''}, "
-            f"not an array of shape {values.shape}"
-        )
-    if not np.all((values >= low) & (values <= high)):  # NaN fails as well
-        raise ParameterError(f"{name} must lie between {low} and {high}, not {value!r}")
-    return values
-
-
-def _draw_parameters(content, seed, copy, strengths):
-    stream = np.random.SeedSequence((seed, copy)).generate_state(1, np.uint64)
-    keys = _mix(content ^ stream)
-    fractions = iter(_uniform(keys, 7))
-
-    def symmetric(strength):
-        return (2 * next(fractions) - 1) * strength
-
-    def whole(strength):
-        return np.floor(next(fractions) * (2 * strength + 1)) - strength
-
-    return {
-        "flip": next(fractions) < strengths["flip"],
-        "shift_x": whole(strengths["shift"]),
-        "shift_y": whole(strengths["shift"]),
-        "angle": symmetric(strengths["rotation"]),
-        "zoom": 1 + symmetric(strengths["zoom"]),
-        "brightness": symmetric(strengths["brightness"]),
-        "contrast": 1 + symmetric(strengths["contrast"]),
-    }
-
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(keys):
-    """SplitMix64's finaliser: uint64 to well-spread uint64 (Steele et al., OOPSLA 2014)."""
-    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return keys ^ (keys >> np.uint64(31))
-
-
-def _uniform(keys, draws):
-    """SplitMix64 as a counter-based generator: `draws` fractions in [0, 1) for every key."""
-    counters = np.arange(1, 1 + draws, dtype=np.uint64)[:, None] * GOLDEN
-    return (_mix(keys + counters) >> np.uint64(11)) * 2.0**-53
-
-
-def _content_hash(images):
-    """A uint64 for every image: its bytes, as 64-bit words, times fixed odd multipliers, summed."""
-    words = images.reshape(len(images), SIDE * SIDE * 3).view("<u8")
-    multipliers = _mix(np.arange(1, 1 + words.shape[1], dtype=np.uint64) * GOLDEN) | np.uint64(1)
-    return words @ multipliers
-
-
 def _transform_into(out, images, parameters, description):
-    matrices = _inverse_matrices(parameters)
-    gain, offset = parameters["contrast"], 255 * parameters["brightness"]
-    starts = range(0, len(images), STACK)
+    def transform(start):
+        part = slice(start, start + CHUNK)
+        columns = [values[part].tolist() for values in parameters]
+        for one in zip(out[part], images[part], *columns, strict=True):
+            _transform(*one)
+        return len(images[part])
 
-    def draw(start):
-        part = slice(start, start + STACK)
-        source = _recoloured(images[part], gain[part], offset[part])
-        _warp_into(out[part], source, matrices[:, :, part])
-        return len(source)
-
+    # OpenCV lets our threads compute side by side; its own, within one small image, cost more
+    # than they save.
+    cv2.setNumThreads(1)
     bar = progress_bar(len(images), description, unit="image", delay=0.5)
-    # NumPy and OpenCV let other threads run while they compute.
     with bar, ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
-        for done in pool.map(draw, starts):
+        for done in pool.map(transform, range(0, len(images), CHUNK)):
             bar.update(done)
 
 
-def _inverse_matrices(parameters):
-    """(2, 3, N) int32: where in the source, x and y, a result's point (x, y, 1) comes from."""
-    angle = np.deg2rad(parameters["angle"])
-    across, along = np.cos(angle) / parameters["zoom"], np.sin(angle) / parameters["zoom"]
-    mirror = np.where(parameters["flip"], -1.0, 1.0)
-    linear = np.array([[mirror * across, -mirror * along], [along, across]])
+def _transform(out, image, flip, shift_x, shift_y, angle, zoom, brightness, contrast):
+    mean = sum(cv2.mean(image)) / 3  # of the three channels; OpenCV's fourth is 0
+    image = cv2.addWeighted(image, contrast, image, 0, mean * (1 - contrast) + 255 * brightness)
+    if flip:
+        image = cv2.flip(image, 1)
     centre = (SIDE - 1) / 2
-    moved = np.array([centre + parameters["shift_x"], centre + parameters["shift_y"]])
-    constant = centre - (linear * moved).sum(axis=1)
-    # Half a step more, since the conversion to steps rounds down.
-    exact = np.concatenate([linear, constant[:, None]], axis=1) * (1 << FIXED_BITS)
-    exact[:, 2] += 1 << (FIXED_BITS - STEP_BITS - 1)
-    return np.rint(exact).astype(np.int32)
+    matrix = cv2.getRotationMatrix2D((centre, centre), angle, zoom)
+    matrix[:, 2] += shift_x, shift_y
+    cv2.warpAffine(image, matrix, (SIDE, SIDE), dst=out, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _recoloured(images, gain, offset):
-    values = images.reshape(len(images), -1)
-    # The mean of whole numbers summed as such is exact, whatever the order of the additions.
-    offset = values.sum(axis=1, dtype=np.uint32) / values.shape[1] * (1 - gain) + offset
-    values = np.multiply(values, gain[:, None].astype(np.float32), dtype=np.float32)
-    values += offset[:, None].astype(np.float32)
-    np.rint(values, out=values)
-    np.clip(values, 0, 255, out=values)
-    return values.astype(np.uint8).reshape(images.shape)
+@keras.saving.register_keras_serializable("cifar100_helpers")
+class RandomTransforms(layers.Layer):
+    """Shifts, mirrors and partly covers every image at random, each on its own, in training only.
 
+    Pad by `crop` pixels (reflected borders) and crop; mirror with probability `flip` (both as He et
+    al., 2016); cover a square of `cutout` pixels, whose centre may be anywhere, with the image's
+    mean (DeVries & Taylor, 2017, who take 8 for CIFAR-100). 0 leaves a transform out. Images
+    (batch, height, width, channels) keep their shape and dtype. The random state is saved with the
+    model. Raises `ParameterError` for options out of range.
+    """
 
-def _warp_into(out, images, matrices):
-    grid = np.arange(SIDE, dtype=np.int32)
-    matrices = matrices[..., None, None]
-    steps = matrices[:, 0] * grid + matrices[:, 2] + matrices[:, 1] * grid[:, None]
-    steps >>= FIXED_BITS - STEP_BITS
-    steps = steps.astype(np.int16)  # (x and y, image, row, column)
-    last = (SIDE - 1) << STEP_BITS
-    for _ in range(2):  # reflected at the first pixel, then, seen from behind, at the last
-        np.subtract(last, np.abs(steps, out=steps), out=steps)
-    height = len(images) * SIDE
-    x, y = steps.reshape(2, height, SIDE)
-    below = (1 << STEP_BITS) - 1
-    fractions = (x & below) | (y & below) << STEP_BITS
-    steps >>= STEP_BITS
-    # OpenCV sees one tall picture. No image bleeds into the next: at its last row and column the
-    # neighbour beyond has weight zero.
-    steps[1] += SIDE * np.arange(len(images), dtype=np.int16)[:, None, None]
-    cv2.remap(
-        images.reshape(height, SIDE, 3),
-        cv2.merge((x, y)),
-        fractions.view(np.uint16),
-        cv2.INTER_LINEAR,
-        dst=out.reshape(height, SIDE, 3),
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    def __init__(self, *, crop=4, flip=0.5, cutout=8, seed=0, **kwargs):
+        if crop < 0 or cutout < 0 or not 0 <= flip <= 1:
+            raise ParameterError(
+                "crop and cutout must be 0 or more, and flip a probability between 0 and 1, "
+                f"not {crop}, {cutout} and {flip}"
+            )
+        super().__init__(**kwargs)
+        self.crop, self.flip, self.cutout, self.seed = crop, flip, cutout, seed
+        self.random_state = random.SeedGenerator(seed)
+
+    def build(self, input_shape):
+        if self.crop >= min(input_shape[1:3]):
+            raise ParameterError(f"crop must be less than the image's side, not {self.crop}")
+
+    def call(self, images, training=False):
+        if not training:
+            return images
+        if self.crop or self.flip:
+            images = self._move(images)
+        return self._cover(images) if self.cutout else images
+
+    def _move(self, images):
+        # One gather fetches every pixel from its place in the original: several times as fast as
+        # padding, slicing and reversing, and XLA compiles it.
+        batch = ops.shape(images)[0]
+        height, width, channels = images.shape[1:]
+        rows, columns = self._moved(batch, height), self._moved(batch, width)
+        mirrored = random.uniform((batch, 1), seed=self.random_state) < self.flip
+        columns = ops.where(mirrored, ops.flip(columns, axis=1), columns)
+        first = height * width * ops.arange(batch, dtype="int32")
+        places = first[:, None, None] + width * rows[:, :, None] + columns[:, None, :]
+        return ops.take(ops.reshape(images, (-1, channels)), places, axis=0)
+
+    def _moved(self, batch, length):
+        """(batch, length) int32: the original row or column of each one in the result."""
+        offset = random.randint((batch, 1), -self.crop, self.crop + 1, seed=self.random_state)
+        places = ops.abs(ops.arange(length, dtype="int32") + offset)
+        return length - 1 - ops.abs(length - 1 - places)  # reflected at both borders
+
+    def _cover(self, images):
+        batch = ops.shape(images)[0]
+        rows = self._covered(batch, images.shape[1])[:, :, None, None]
+        columns = self._covered(batch, images.shape[2])[:, None, :, None]
+        # The paper uses the data's mean; the image's own suits any range of values.
+        colour = ops.mean(ops.cast(images, "float32"), axis=(1, 2), keepdims=True)
+        return ops.where(ops.logical_and(rows, columns), ops.cast(colour, images.dtype), images)
+
+    def _covered(self, batch, length):
+        """(batch, length) bool: true for the rows or columns that the square covers."""
+        centre = random.randint((batch, 1), 0, length, seed=self.random_state)
+        distance = ops.arange(length, dtype="int32") - (centre - self.cutout // 2)
+        return ops.logical_and(distance >= 0, distance < self.cutout)
+
+    # Keras does not save the states of random generators.
+    def save_own_variables(self, store):
+        store["random_state"] = self.random_state.state
+
+    def load_own_variables(self, store):
+        self.random_state.state.assign(store["random_state"])
+
+    def get_config(self):
+        own = dict(crop=self.crop, flip=self.flip, cutout=self.cutout, seed=self.seed)
+        return {**super().get_config(), **own}
