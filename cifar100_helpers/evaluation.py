@@ -1,4 +1,8 @@
-"""What class probabilities are worth: metrics, per-class results and confusions."""
+"""Metrics of one run: accuracies, calibration, results by class, confusions.
+
+Throughout, `probabilities` are float (n, classes) with rows that sum to 1, `labels` are int (n,),
+and `coarse_of_fine` is int (classes,), the superclass of each class.
+"""
 
 import numpy as np
 from scipy.stats import binomtest
@@ -6,17 +10,12 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 
 def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
-    """Compute the metrics of a run's record, as a dict of plain numbers.
+    """Return the metrics of a run's record as a dict of plain numbers.
 
-    `top1`, `top5` and `superclass_top1` are fractions, `top1_interval` is the 95 % interval of
-    `top1` (Wilson), `loss` the mean cross-entropy in nats with probabilities of at least 1e-7,
-    `calibration_error` see `expected_calibration_error`. A prediction's superclass is that of its
-    likeliest class. `top1_without_duplicates` is `top1` on the images that are not
-    `near_duplicate`, None where none is left.
-
-    `probabilities`: float (n, classes), rows summing to 1; `labels`: int (n,); `coarse_of_fine`:
-    int (classes,), the superclass of each class; `near_duplicate`: bool (n,), true where a test
-    image has a near-duplicate among the training images.
+    `top1`, `top5` and `superclass_top1` (whether the likeliest class has the right superclass) are
+    fractions. `top1_interval` is the 95 % interval of `top1` (Wilson, 1927). `loss` is the mean
+    cross-entropy in nats, with probabilities of at least 1e-7. `top1_without_duplicates` leaves out
+    the images marked in `near_duplicate`, bool (n,); it is None if that leaves none.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     predicted = probabilities.argmax(axis=1)
@@ -24,11 +23,12 @@ def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     clipped = np.clip(probabilities, 1e-7, 1)
     clipped /= clipped.sum(axis=1, keepdims=True)
     right = predicted == labels
+    clean = right[~near_duplicate]
     interval = binomtest(int(right.sum()), len(labels)).proportion_ci(method="wilson")
     return {
         "top1": float(right.mean()),
         "top1_interval": [float(interval.low), float(interval.high)],
-        "top1_without_duplicates": _mean(right[~near_duplicate]),
+        "top1_without_duplicates": float(clean.mean()) if len(clean) else None,
         "top5": float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes)),
         "superclass_top1": float(np.mean(coarse_of_fine[predicted] == coarse_of_fine[labels])),
         "loss": float(log_loss(labels, clipped, labels=classes)),
@@ -36,86 +36,78 @@ def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     }
 
 
-def _mean(values):
-    return float(values.mean()) if len(values) else None
-
-
 def expected_calibration_error(probabilities, labels, bins=15):
-    """Return by how much confidence and accuracy differ, a fraction, averaged over images.
+    """Return the mean gap between confidence and accuracy over the `reliability_bins`, a fraction.
 
-    Mean confidence is compared with accuracy within each of the `reliability_bins`. Source: Guo et
-    al., "On Calibration of Modern Neural Networks", 2017.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
     images, confidence, accuracy = reliability_bins(probabilities, labels, bins)
     return float(np.nansum(images * np.abs(confidence - accuracy)) / len(labels))
 
 
 def reliability_bins(probabilities, labels, bins=15):
-    """Sort predictions by the probability of the likeliest class into intervals of equal width.
+    """Sort predictions by confidence, the highest probability, into bins of equal width.
 
-    Returns the number of images in each of the `bins` intervals, their mean confidence and their
-    accuracy, arrays (bins,), the last two NaN where there is no image.
+    Returns the number of images, the mean confidence and the accuracy of each bin: three arrays
+    (bins,), the last two NaN for a bin without images.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    images = np.bincount(which, minlength=bins)
-    sums = [np.bincount(which, weights=part, minlength=bins) for part in (confidence, right)]
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    images = np.bincount(bin_of, minlength=bins)
+    return images, *(_mean_by_group(values, bin_of, bins) for values in (confidence, right))
+
+
+def _mean_by_group(values, groups, count):
+    """Return the mean of the `values` in each of `count` groups; NaN for an empty one."""
     with np.errstate(invalid="ignore"):
-        return images, *(part / images for part in sums)
+        return np.bincount(groups, values, count) / np.bincount(groups, minlength=count)
 
 
 def class_accuracy(probabilities, labels):
-    """Return the fraction of each class recognised, float (classes,); NaN without images."""
-    confusion = count_confusions(probabilities, labels)
-    with np.errstate(invalid="ignore"):
-        return np.diag(confusion) / confusion.sum(axis=1)
+    """Return the accuracy on each class's images, float (classes,); NaN for a class without."""
+    return _mean_by_group(probabilities.argmax(axis=1) == labels, labels, probabilities.shape[1])
 
 
 def superclass_accuracy(probabilities, labels, coarse_of_fine):
-    """Return the fraction of each superclass's images whose class is recognised, in its order.
-
-    `coarse_of_fine`: int (classes,). Returns float (superclasses,); NaN without images.
-    """
+    """Return how often the class is right on each superclass's images, float (superclasses,)."""
     right = probabilities.argmax(axis=1) == labels
-    images = np.bincount(coarse_of_fine[labels], minlength=coarse_of_fine.max() + 1)
-    recognised = np.bincount(coarse_of_fine[labels], weights=right, minlength=len(images))
-    with np.errstate(invalid="ignore"):
-        return recognised / images
+    return _mean_by_group(right, coarse_of_fine[labels], coarse_of_fine.max() + 1)
+
+
+def superclass_confusion(probabilities, labels, coarse_of_fine):
+    """Count images by true (row) and predicted (column) superclass: int (20, 20) for CIFAR-100.
+
+    The predicted superclass is that of the likeliest class.
+    """
+    true, predicted = coarse_of_fine[labels], coarse_of_fine[probabilities.argmax(axis=1)]
+    return confusion_matrix(true, predicted, labels=np.unique(coarse_of_fine))
 
 
 def mistakes_inside_superclass(probabilities, labels, coarse_of_fine):
-    """Return the fraction of the mistakes that name a class of the right superclass; NaN of none.
-
-    `coarse_of_fine`: int (classes,), the superclass of each class.
-    """
+    """Return the fraction of mistakes that name a class of the right superclass; NaN if none."""
     predicted = probabilities.argmax(axis=1)
     wrong = predicted != labels
     inside = coarse_of_fine[predicted[wrong]] == coarse_of_fine[labels[wrong]]
     return float(inside.mean()) if wrong.any() else float("nan")
 
 
-def count_confusions(probabilities, labels):
-    """Count images by true (row) and predicted (column) class: int (classes, classes)."""
-    classes = np.arange(probabilities.shape[1])
-    return confusion_matrix(labels, probabilities.argmax(axis=1), labels=classes)
-
-
 def most_confused_pairs(probabilities, labels, count=10):
-    """List the `count` pairs of classes taken for each other most often.
+    """List the `count` pairs of classes most often taken for each other, the worst first.
 
-    Returns tuples (first class, second class, images of either taken for the other), most first;
-    ties in the order of the classes.
+    Returns tuples (first class, second class, images of either taken for the other); ties are in
+    the order of the classes.
     """
-    confusion = count_confusions(probabilities, labels)
+    classes = np.arange(probabilities.shape[1])
+    confusion = confusion_matrix(labels, probabilities.argmax(axis=1), labels=classes)
     either_way = np.triu(confusion + confusion.T, k=1)
-    order = np.argsort(-either_way, axis=None, kind="stable")[:count]
-    pairs = np.column_stack(np.unravel_index(order, either_way.shape))
+    worst = np.argsort(-either_way, axis=None, kind="stable")[:count]
+    pairs = zip(*np.unravel_index(worst, either_way.shape), strict=True)
     return [(int(a), int(b), int(either_way[a, b])) for a, b in pairs if either_way[a, b]]
 
 
 def most_confident_mistakes(probabilities, labels, count=10):
-    """Return the indices, int (≤ count,), of the wrong predictions of highest probability."""
+    """Return the indices of the `count` wrong predictions with the highest probability, int."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     confidence = probabilities[wrong, predicted[wrong]]
