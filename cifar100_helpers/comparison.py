@@ -19,17 +19,16 @@ def choose_runs(runs, first="", second=""):
     (second). Raises `RunError` if there is no such run, if both are the same one, or if they did
     not predict the same images.
     """
-    pair = _choose(runs, first, "resnet"), _choose(runs, second, "xception")
-    names = [run.record["name"] for run in pair]
-    if pair[0] is pair[1]:
+    a, b = _choose(runs, first, "resnet"), _choose(runs, second, "xception")
+    names = [run.record["name"] for run in (a, b)]
+    if a is b:
         raise RunError(f"{names[0]} cannot be compared with itself: name two runs.")
-    same_data = pair[0].record["dataset"] == pair[1].record["dataset"]
-    if not same_data or not np.array_equal(pair[0].labels, pair[1].labels):
+    if a.record["dataset"] != b.record["dataset"] or not np.array_equal(a.labels, b.labels):
         raise RunError(
             f"{names[0]} and {names[1]} did not predict the same images: "
             "compare two runs on the same test set."
         )
-    return pair
+    return a, b
 
 
 def _choose(runs, name, family):
@@ -51,12 +50,9 @@ def is_right(run):
 
 def count_agreement(first_right, second_right):
     """Count images by which of two models is right: a dict of four numbers."""
-    return {
-        "both": int(np.sum(first_right & second_right)),
-        "only the first": int(np.sum(first_right & ~second_right)),
-        "only the second": int(np.sum(~first_right & second_right)),
-        "neither": int(np.sum(~first_right & ~second_right)),
-    }
+    counts = np.bincount(first_right + 2 * second_right, minlength=4).tolist()
+    neither, first, second, both = counts
+    return {"both": both, "only the first": first, "only the second": second, "neither": neither}
 
 
 def mcnemar_p_value(first_right, second_right):
