@@ -1,7 +1,7 @@
-"""Augmentation: offline copies against NumPy and SciPy, the layer against all possible crops."""
+"""Augmentation: copies against NumPy and SciPy, the layer against all possible crops."""
 
-import hashlib
-import tracemalloc
+import inspect
+import zlib
 
 import cv2
 import keras
@@ -10,12 +10,8 @@ import pytest
 from scipy import ndimage
 
 from cifar100_helpers import augment
-from cifar100_helpers.augment import augmented_copies, transform_images
+from cifar100_helpers.augment import RandomTransforms, augmented_copies, transform_images
 from cifar100_helpers.errors import ParameterError
-from cifar100_helpers.transforms import RandomTransforms
-
-STRENGTHS = dict(flip=0.5, shift=4, rotation=15, zoom=0.1, brightness=0.1, contrast=0.2)
-STILL = dict.fromkeys(STRENGTHS, 0)
 
 
 def noise(count, seed=0):
@@ -37,25 +33,18 @@ def shifted(image, right, down):
 
 
 def scipy_warp(image, flip, right, down, angle, zoom):
-    """Forward matrices one after another, inverted, and SciPy's bilinear interpolation."""
-    turn = np.deg2rad(-angle)  # counter-clockwise to the eye, with y pointing down
-    steps = [
-        [[1, 0, -15.5], [0, 1, -15.5], [0, 0, 1]],
-        [[-1 if flip else 1, 0, 0], [0, 1, 0], [0, 0, 1]],
-        [[zoom, 0, 0], [0, zoom, 0], [0, 0, 1]],
-        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]],
-        [[1, 0, 15.5 + right], [0, 1, 15.5 + down], [0, 0, 1]],
-    ]
-    forward = np.eye(3)
-    for step in steps:
-        forward = np.array(step) @ forward
-    y, x = np.mgrid[:32, :32].reshape(2, -1)
-    x, y, _ = np.linalg.inv(forward) @ [x, y, np.ones(1024)]
-    channels = [
-        ndimage.map_coordinates(image[..., c].astype(float), [y, x], order=1, mode="mirror")
-        for c in range(3)
-    ]
-    return np.stack(channels, axis=-1).reshape(32, 32, 3)
+    """Every result pixel traced back, step by step, and SciPy's bilinear interpolation there."""
+    y, x = np.mgrid[:32, :32] - 15.5
+    x, y = x - right, y - down
+    turn = np.deg2rad(angle)  # counter-clockwise to the eye, with y pointing down
+    x, y = np.cos(turn) * x - np.sin(turn) * y, np.sin(turn) * x + np.cos(turn) * y
+    x, y = (-1 if flip else 1) * x / zoom + 15.5, y / zoom + 15.5
+    channels = np.moveaxis(image.astype(float), -1, 0)
+    warped = [ndimage.map_coordinates(c, [y, x], order=1, mode="mirror") for c in channels]
+    return np.stack(warped, axis=-1)
+
+
+# One transform at a time
 
 
 def test_flips_and_whole_pixel_shifts_are_exact():
@@ -65,13 +54,14 @@ def test_flips_and_whole_pixel_shifts_are_exact():
     mirrored = [np.fliplr(x) if f else x for x, f in zip(images, flip, strict=True)]
     expected = [shifted(x, r, d) for x, r, d in zip(mirrored, right, down, strict=True)]
     np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(transform_images(images), images)
 
 
 @pytest.mark.parametrize(
     ("images", "tolerance"),
     [
         pytest.param(smooth(40), 1.2, id="smooth"),
-        # Coordinates are off by 1/64 pixel at most, so two 255-level edges give 255/32 + 1/2.
+        # OpenCV 4 rounds coordinates to 1/32 pixel: two 255-level edges give 255/32 + 1/2.
         pytest.param(noise(40), 8.5, id="noise"),
     ],
 )
@@ -83,10 +73,9 @@ def test_rotation_zoom_and_fractional_shift_agree_with_scipy(images, tolerance):
         images, flip=flip, shift_x=right, shift_y=down, angle=angle, zoom=zoom
     )
     each = zip(images, flip, right, down, angle, zoom, strict=True)
-    expected = np.array([scipy_warp(*parameters) for parameters in each])
-    error = np.abs(result - expected)
-    assert error.max() <= tolerance
-    assert abs((result - expected).mean()) < 0.05  # no bias to darker or brighter
+    difference = result - np.array([scipy_warp(*parameters) for parameters in each])
+    assert np.abs(difference).max() <= tolerance
+    assert abs(difference.mean()) < 0.05  # no bias to darker or brighter
 
 
 def test_a_quarter_turn_is_counter_clockwise():
@@ -94,130 +83,94 @@ def test_a_quarter_turn_is_counter_clockwise():
     np.testing.assert_array_equal(transform_images(images, angle=90), np.rot90(images, 1, (1, 2)))
 
 
-def test_colours_are_rounded_to_the_nearest():
+def test_colours_change_about_the_images_mean():
     images, rng = noise(200), np.random.default_rng(4)
+    images[..., 0] //= 3  # channels of different means
     brightness, contrast = rng.uniform(-1, 1, 200), rng.uniform(0, 2, 200)
     result = transform_images(images, brightness=brightness, contrast=contrast)
     for image, b, c, got in zip(images, brightness, contrast, result, strict=True):
         exact = np.clip(image.mean() + c * (image - image.mean()) + 255 * b, 0, 255)
-        # float32 can only tell the two neighbours of a tie from each other to this accuracy.
+        # float32 tells a value above a tie from one below it to this accuracy.
         assert np.abs(got - exact).max() <= 0.5 + 1e-4
 
 
-def test_untouched_parameters_leave_images_untouched():
-    images = noise(5)
-    np.testing.assert_array_equal(transform_images(images), images)
+# Copies
 
 
-@pytest.mark.parametrize("copies", [0, 1, 2, 3])
+@pytest.mark.parametrize("copies", [0, 1, 3])
 def test_originals_come_first_then_each_copy_in_order(copies):
-    images, labels = noise(150), np.arange(150) % 100
+    images, labels = noise(1200), np.arange(1200) % 100
     result, result_labels = augmented_copies(images, labels, copies=copies)
-    assert result.shape == (150 * (1 + copies), 32, 32, 3) and result.dtype == np.uint8
-    np.testing.assert_array_equal(result[:150], images)
+    assert result.shape == (1200 * (1 + copies), 32, 32, 3) and result.dtype == np.uint8
+    np.testing.assert_array_equal(result[:1200], images)
     np.testing.assert_array_equal(result_labels, np.concatenate([labels] * (1 + copies)))
     assert len({image.tobytes() for image in result}) == len(result)  # no two alike
-    still, _ = augmented_copies(images, labels, copies=copies, **STILL)
-    np.testing.assert_array_equal(still, np.concatenate([images] * (1 + copies)))
+    still = dict.fromkeys(augment.STRONGEST, 0)
+    unmoved, _ = augmented_copies(images, labels, copies=copies, **still)
+    np.testing.assert_array_equal(unmoved, np.concatenate([images] * (1 + copies)))
 
 
 def test_an_image_gets_the_same_copies_in_any_company(monkeypatch):
     images, labels = noise(150), np.arange(150)
-    copy = augmented_copies(images, labels, copies=2)[0].reshape(3, 150, 32, 32, 3)
+    copies = augmented_copies(images, labels)[0].reshape(3, 150, 32, 32, 3)
     chosen = np.random.default_rng(5).permutation(150)[:70]
-    alone = augmented_copies(images[chosen], labels[chosen], copies=2)[0]
-    np.testing.assert_array_equal(alone.reshape(3, 70, 32, 32, 3), copy[:, chosen])
-    for threads, stack in [(1, 7), (5, 33)]:
-        monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda threads=threads: threads)
-        monkeypatch.setattr(augment, "STACK", stack)
-        again = augmented_copies(images, labels, copies=2)[0]
-        np.testing.assert_array_equal(again.reshape(copy.shape), copy)
-    assert not np.array_equal(augmented_copies(images, labels, seed=1)[0][150:300], copy[1])
+    alone = augmented_copies(images[chosen], labels[chosen])[0]
+    np.testing.assert_array_equal(alone.reshape(3, 70, 32, 32, 3), copies[:, chosen])
+    monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda: 5)
+    monkeypatch.setattr(augment, "CHUNK", 7)
+    np.testing.assert_array_equal(augmented_copies(images, labels)[0].reshape(copies.shape), copies)
+    other_seed = augmented_copies(images, labels, seed=1)[0].reshape(copies.shape)
+    assert (other_seed != copies)[1:].any(axis=(2, 3, 4)).all()
 
 
-def test_the_same_pixels_on_every_machine():
-    images = np.uint8(np.arange(64 * 3072) ** 2 >> 9).reshape(64, 32, 32, 3)
-    result, _ = augmented_copies(images, np.arange(64), seed=7)
-    assert hashlib.md5(result).hexdigest() == "2ebd134858aa68d4811a1689cf3c7d1a"
-
-
-def test_drawn_parameters_fill_their_ranges():
-    content = augment._content_hash(noise(20_000))
-    drawn = augment._draw_parameters(content, 0, 1, STRENGTHS)
-    assert abs(drawn["flip"].mean() - 0.5) < 0.02
-    for axis in ("shift_x", "shift_y"):
-        values, counts = np.unique(drawn[axis], return_counts=True)
-        np.testing.assert_array_equal(values, np.arange(-4, 5))
+def test_draws_fill_their_ranges_independently(monkeypatch):
+    names, drawn = [*inspect.signature(augment._transform).parameters][2:], []
+    monkeypatch.setattr(augment, "_transform", lambda out, image, *own: drawn.append(own))
+    augmented_copies(noise(20_000), np.zeros(20_000, int), copies=1, flip=0.3)
+    columns = np.array(drawn, float).T
+    values = dict(zip(names, columns, strict=True))
+    assert abs(values["flip"].mean() - 0.3) < 0.02
+    for name in ("shift_x", "shift_y"):
+        places, counts = np.unique(values[name], return_counts=True)
+        np.testing.assert_array_equal(places, np.arange(-4, 5))
         np.testing.assert_allclose(counts / 20_000, 1 / 9, atol=0.012)
-    for name, middle, reach in [
-        ("angle", 0, 15), ("zoom", 1, 0.1), ("brightness", 0, 0.1), ("contrast", 1, 0.2)
-    ]:  # fmt: skip
-        fraction = (drawn[name] - middle) / reach
-        assert -1 <= fraction.min() < -0.999 and 0.999 < fraction.max() <= 1
-        assert abs(fraction.mean()) < 0.02 and abs(fraction.std() - 3**-0.5) < 0.02
-    pairs = np.corrcoef([values.astype(float) for values in drawn.values()])
-    assert np.abs(pairs - np.eye(len(drawn))).max() < 0.04
+    ranges = dict(angle=(-15, 15), zoom=(0.9, 1.1), brightness=(-0.1, 0.1), contrast=(0.8, 1.2))
+    for name, (low, high) in ranges.items():
+        fraction = (values[name] - low) / (high - low)
+        assert 0 <= fraction.min() < 0.001 and 0.999 < fraction.max() <= 1
+        assert abs(fraction.mean() - 0.5) < 0.01 and abs(fraction.std() - 12**-0.5) < 0.01
+    assert np.abs(np.corrcoef(columns) - np.eye(7)).max() < 0.04
 
 
 def test_unusual_arrays_are_accepted():
     images, labels = noise(40), np.arange(40)
     images.setflags(write=False)
-    expected = augmented_copies(np.ascontiguousarray(images[::2]), labels[::2])[0]
-    np.testing.assert_array_equal(augmented_copies(images[::2], labels[::2])[0], expected)
-    turned = np.asfortranarray(images[::2])
-    np.testing.assert_array_equal(augmented_copies(turned, list(labels[::2]))[0], expected)
-    np.testing.assert_array_equal(
-        transform_images(turned, angle=9), transform_images(images[::2], angle=9)
-    )
-    assert augmented_copies(images[:1], labels[:1])[0].shape == (3, 32, 32, 3)
+    expected = augmented_copies(images[::2].copy(), labels[::2])[0]
+    for unusual in (images[::2], np.asfortranarray(images[::2])):
+        np.testing.assert_array_equal(augmented_copies(unusual, list(labels[::2]))[0], expected)
+        turned = transform_images(unusual, angle=9)
+        np.testing.assert_array_equal(turned, transform_images(images, angle=9)[::2])
     nothing, no_labels = augmented_copies(images[:0], labels[:0])
     assert nothing.shape == (0, 32, 32, 3) and no_labels.shape == (0,)
-
-
-def test_peak_memory_is_little_more_than_the_result():
-    images, labels = noise(10_000), np.zeros(10_000, int)
-    augmented_copies(images[:100], labels[:100])
-    tracemalloc.start()
-    result, _ = augmented_copies(images, labels)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1.3 * result.nbytes
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"images": np.zeros((2, 32, 32, 3))}, "uint8"),
-        ({"images": np.zeros((2, 32, 32, 1), np.uint8)}, "shape"),
-        ({"images": np.zeros((32, 32, 3), np.uint8)}, "shape"),
-        ({"labels": np.zeros(3, int)}, "labels"),
-        ({"labels": np.zeros((2, 1), int)}, "labels"),
-        ({"copies": -1}, "copies"),
-        ({"copies": 1.5}, "copies"),
-        ({"copies": True}, "copies"),
-        ({"seed": -1}, "seed"),
-        ({"flip": 1.1}, "flip"),
-        ({"shift": 0.5}, "shift"),
-        ({"shift": 9}, "shift"),
-        ({"rotation": -1}, "rotation"),
-        ({"zoom": 0.3}, "zoom"),
-        ({"brightness": float("nan")}, "brightness"),
-        ({"contrast": "much"}, "contrast"),
-        ({"contrast": [0.1, 0.2]}, "contrast"),
+        ({"images": np.zeros((2, 32, 32, 3))}, "images must be uint8 .* not float64"),
+        ({"images": np.zeros((2, 3, 32, 32), np.uint8)}, r"not uint8 of shape \(2, 3, 32, 32\)"),
+        ({"labels": np.zeros(3, int)}, r"labels must have one entry per image \(2\)"),
+        ({"flip": 50}, "flip must be between 0 and 1, not 50"),
+        ({"zoom": 1.1}, "zoom must be between 0 and 0.9"),
+        ({"brightness": float("nan")}, "brightness must be"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_error(change, sentence):
-    arguments = {"images": noise(2), "labels": np.zeros(2, int), **change}
     with pytest.raises(ParameterError, match=sentence):
-        augmented_copies(**arguments)
+        augmented_copies(**{"images": noise(2), "labels": np.zeros(2, int), **change})
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"zoom": 0.5}, {"shift_x": 9}, {"contrast": -1}, {"angle": [1, 2, 3]}, {"flip": 2}]
-)
-def test_a_transform_beyond_its_limits_is_one_clear_error(wrong):
-    with pytest.raises(ParameterError, match=next(iter(wrong))):
-        transform_images(noise(2), **wrong)
+# The layer
 
 
 def applied(layer, images):
@@ -233,7 +186,7 @@ def test_layer_acts_in_training_only_and_keeps_the_dtype(dtype):
     result = applied(layer, images)
     assert result.shape == images.shape and result.dtype == dtype
     assert layer(keras.Input((32, 32, 3), dtype=dtype)).dtype == dtype
-    assert all((a != b).any() for a, b in zip(result, images, strict=True))
+    assert (result != images).any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.every_backend
@@ -256,9 +209,6 @@ def test_layer_without_a_transform_leaves_it_out():
     images = noise(64)
     mirrored = applied(RandomTransforms(crop=0, cutout=0, flip=1), images)
     np.testing.assert_array_equal(mirrored, images[:, :, ::-1])
-    cropped = applied(RandomTransforms(crop=4, flip=0, cutout=0, seed=1), images)
-    crops = [[shifted(x, r, d) for r in range(-4, 5) for d in range(-4, 5)] for x in images]
-    assert all((crop == got).all((1, 2, 3)).any() for crop, got in zip(crops, cropped, strict=True))
     still = applied(RandomTransforms(crop=0, flip=0, cutout=0), images)
     np.testing.assert_array_equal(still, images)
 
@@ -280,24 +230,21 @@ def test_layer_covers_one_square_with_the_mean():
     assert covered[8:24, 8:24].min() > 0.02  # everywhere: 64 / 1024 on average
 
 
-@pytest.mark.every_backend
-def test_layer_draws_by_its_seed():
-    images = noise(16)
-    layers = [RandomTransforms(seed=seed) for seed in (3, 3, 4)]
-    first, same, other = (applied(layer, images) for layer in layers)
-    np.testing.assert_array_equal(first, same)
-    assert not np.array_equal(first, other)
-    assert not np.array_equal(first, applied(layers[0], images))
+def test_layer_draws_what_it_drew_for_the_published_records():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("each backend draws its own numbers")
+    assert zlib.crc32(applied(RandomTransforms(seed=3), noise(16))) == 2983288435
 
 
 @pytest.mark.every_backend
 def test_random_state_is_saved_with_the_weights(tmp_path):
     images = noise(16)
     model = keras.Sequential([keras.Input((32, 32, 3), dtype="uint8"), RandomTransforms(seed=5)])
-    applied(model, images)
+    first = applied(model, images)
     model.save_weights(tmp_path / "a.weights.h5")
     model.save(tmp_path / "a.keras")
     expected = applied(model, images)
+    assert not np.array_equal(first, expected)
     clone = keras.models.clone_model(model)
     clone.load_weights(tmp_path / "a.weights.h5")
     np.testing.assert_array_equal(applied(clone, images), expected)
@@ -305,23 +252,20 @@ def test_random_state_is_saved_with_the_weights(tmp_path):
     np.testing.assert_array_equal(applied(loaded, images), expected)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.every_backend
-def test_layer_trains_in_a_model(compiled):
-    if compiled and keras.backend.backend() == "torch":
-        pytest.skip("torch compiles with a C++ compiler of the user's")
+def test_layer_trains_in_a_compiled_model():
     images = keras.Input((32, 32, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(RandomTransforms()(images))
-    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(x))
-    model = keras.Model(images, outputs)
-    model.compile("sgd", "mse", jit_compile=compiled)
+    model = keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    # torch would need the user's C++ compiler
+    model.compile("sgd", "mse", jit_compile=keras.backend.backend() != "torch")
     history = model.fit(noise(40), np.zeros((40, 2)), batch_size=16, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
 
 
-@pytest.mark.parametrize("wrong", [{"crop": -1}, {"crop": 1.5}, {"flip": 2}, {"cutout": "big"}])
-def test_a_wrong_option_of_the_layer_is_one_clear_error(wrong):
-    with pytest.raises(ParameterError, match=next(iter(wrong))):
-        RandomTransforms(**wrong)
-    with pytest.raises(ParameterError, match="crop"):
+def test_a_wrong_option_of_the_layer_is_one_clear_error():
+    for wrong in ({"crop": -1}, {"flip": 2}, {"cutout": -8}):
+        with pytest.raises(ParameterError, match="0 or more, and flip a probability"):
+            RandomTransforms(**wrong)
+    with pytest.raises(ParameterError, match="crop must be less than the image's side"):
         RandomTransforms(crop=32)(noise(1), training=True)
