@@ -46,9 +46,6 @@ def make_run(name="a", model="resnet", probabilities=None, labels=LABELS, held_o
     )
 
 
-# Which runs
-
-
 def test_best_run_of_each_family_is_compared_unless_others_are_named():
     runs = [
         make_run("weak", probabilities=noisy(1)),
@@ -60,16 +57,11 @@ def test_best_run_of_each_family_is_compared_unless_others_are_named():
     assert choose_runs(runs, "strong", "weak") == (runs[1], runs[0])
 
 
-@pytest.mark.parametrize(
-    ("names", "sentence"),
-    [
-        ({}, r"no run of the model xception among the records \(only\)"),
-        ({"second": "other"}, r"no run other among the records \(only\)"),
-    ],
-)
-def test_missing_run_is_one_sentence(names, sentence):
-    with pytest.raises(RunError, match=sentence):
-        choose_runs([make_run("only")], **names)
+def test_missing_run_is_one_sentence():
+    with pytest.raises(RunError, match=r"no run with the model xception .* \(only\)"):
+        choose_runs([make_run("only")])
+    with pytest.raises(RunError, match=r"no run with the name other .* \(only\)"):
+        choose_runs([make_run("only")], second="other")
 
 
 def test_run_is_not_compared_with_itself():
@@ -77,29 +69,17 @@ def test_run_is_not_compared_with_itself():
         choose_runs([make_run("only")], "only", "only")
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        make_run("second", "xception", labels=LABELS[::-1]),
-        make_run("second", "xception", probabilities=noisy(2)[:50], labels=LABELS[:50]),
-        make_run("second", "xception", dataset="synthetic"),
-    ],
-    ids=["other labels", "fewer images", "other data"],
-)
-def test_runs_on_other_images_are_refused_by_name(other):
+@pytest.mark.parametrize("change", [{"labels": LABELS[::-1]}, {"dataset": "synthetic"}])
+def test_runs_on_other_images_are_refused_by_name(change):
+    other = make_run("second", "xception", **change)
     with pytest.raises(RunError, match="first and second did not predict the same images"):
         choose_runs([make_run("first"), other])
 
 
-# Is the difference real?
-
-
 def test_right_is_where_the_label_is_likeliest():
     probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])  # a tie: the first class
-    np.testing.assert_array_equal(
-        is_right(make_run(probabilities=probabilities, labels=np.array([0, 0, 1]))),
-        [True, False, False],
-    )
+    run = make_run(probabilities=probabilities, labels=np.array([0, 0, 1]))
+    np.testing.assert_array_equal(is_right(run), [True, False, False])
 
 
 def pair(both, first, second, neither):
@@ -121,25 +101,13 @@ def test_mcnemar_equals_the_sum_of_the_binomial_tail(first, second):
     assert p_value == pytest.approx(min(1, 2 * tail), rel=1e-9)
 
 
-def test_mcnemar_agrees_with_its_chi_square_where_many_images_decide():
-    first, second = 1000, 1100
-    statistic = (abs(first - second) - 1) ** 2 / (first + second)
-    expected = stats.chi2.sf(statistic, df=1)
-    assert 0.01 < expected < 0.05
-    assert mcnemar_p_value(*pair(6000, first, second, 1900)) == pytest.approx(expected, rel=0.01)
-
-
-def test_mcnemar_ignores_images_that_do_not_decide():
-    assert mcnemar_p_value(*pair(0, 3, 9, 0)) == mcnemar_p_value(*pair(900, 3, 9, 77))
-
-
-@pytest.mark.parametrize("right", [np.ones(100, bool), np.zeros(100, bool), np.arange(100) < 60])
-def test_identical_models_do_not_differ(right):
+def test_identical_models_do_not_differ():
+    right = np.arange(100) < 60
     assert mcnemar_p_value(right, right) == 1
     assert difference_interval(right, right) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("counts", [(400, 60, 110, 130), (10, 1, 4, 5), (300, 120, 0, 0)])
+@pytest.mark.parametrize("counts", [(400, 60, 110, 130), (10, 1, 4, 5)])
 def test_interval_equals_scipys_paired_bootstrap(counts):
     first, second = pair(*counts)
 
@@ -160,33 +128,19 @@ def test_interval_equals_scipys_paired_bootstrap(counts):
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=within)
 
 
-def test_interval_is_that_of_the_pairs_not_of_the_parts():
-    """Where the models agree on nearly every image, the difference is known well."""
-    _, low, high = difference_interval(*pair(5000, 0, 20, 4980))
-    assert 0 < low < 0.002 < high < 0.003
-    apart = np.arange(10_000) < 5000
-    _, low, high = difference_interval(apart, np.roll(apart, 5000))
-    assert low < -0.015 and high > 0.015
-
-
 def test_interval_is_the_same_for_the_same_seed():
-    models = pair(400, 60, 110, 130)
-    assert difference_interval(*models) == difference_interval(*models)
-    few = [difference_interval(*models, resamples=20, seed=seed) for seed in (0, 0, 1)]
+    few = [difference_interval(*pair(4, 6, 3, 8), resamples=20, seed=seed) for seed in (0, 0, 1)]
     assert few[0] == few[1] != few[2]
 
 
-# What they know together, and how sure they are
+def test_average_is_between_the_two():
+    first, second = make_run(probabilities=noisy(1)), make_run(probabilities=noisy(3))
+    average = average_probabilities(first, second)
+    np.testing.assert_allclose(average, np.mean([noisy(1), noisy(3)], axis=0))
 
 
-def test_average_is_a_probability_between_the_two():
-    first = make_run(probabilities=np.array([[0.9, 0.1], [0.2, 0.8]]), labels=np.array([0, 0]))
-    second = make_run(probabilities=np.array([[0.3, 0.7], [0.6, 0.4]]), labels=np.array([0, 0]))
-    np.testing.assert_allclose(average_probabilities(first, second), [[0.6, 0.4], [0.4, 0.6]])
-
-
-@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
-def test_temperature_undoes_what_made_a_model_too_sure(sharpness):
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+def test_temperature_undoes_what_made_a_model_too_confident(sharpness):
     """Labels drawn from the probabilities: these are calibrated, and sharpened ones are not."""
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(10), 20_000)
@@ -210,25 +164,6 @@ def test_temperature_has_the_least_loss_of_a_grid():
     assert fit_temperature(probabilities, LABELS) == pytest.approx(expected, rel=0.02)
 
 
-def test_temperature_of_models_without_a_best_one_stays_within_bounds():
-    assert 0.05 < fit_temperature(np.eye(10)[LABELS], LABELS) < 1
-    never_right = np.eye(10)[(LABELS + 1) % 10].astype(np.float32)
-    assert fit_temperature(never_right, LABELS) == pytest.approx(20, rel=0.01)
-    constant = np.full((300, 10), 0.1)
-    np.testing.assert_allclose(
-        apply_temperature(constant, fit_temperature(constant, LABELS)), constant
-    )
-
-
-def test_temperature_changes_no_prediction_and_keeps_sums():
-    probabilities = noisy(2).astype(np.float16).astype(np.float32)
-    for temperature in (0.3, 1, 4):
-        changed = apply_temperature(probabilities, temperature)
-        np.testing.assert_array_equal(changed.argmax(axis=1), probabilities.argmax(axis=1))
-        np.testing.assert_allclose(changed.sum(axis=1), 1)
-    np.testing.assert_allclose(apply_temperature(probabilities, 1), probabilities, atol=1e-3)
-
-
 def test_calibration_looks_at_held_out_images_only():
     run = make_run(held_out=200)
     temperature, probabilities = calibrate(run)
@@ -237,8 +172,6 @@ def test_calibration_looks_at_held_out_images_only():
     hopeless = make_run(labels=(LABELS + 1) % 10, held_out=200)
     assert calibrate(hopeless)[0] == temperature
     assert calibrate(make_run(held_out=0)) is None
-    with pytest.raises(ValueError, match="held-out"):
-        fit_temperature(run.probabilities[:0], run.labels[:0])
 
 
 def test_coverage_curve_equals_a_slow_count():
@@ -250,14 +183,6 @@ def test_coverage_curve_equals_a_slow_count():
         expected.append((len(answered) / 300, np.mean(answered)))
     assert 3 < len(expected) < 12
     np.testing.assert_allclose(np.column_stack(coverage_curve(probabilities, LABELS)), expected)
-
-
-def test_coverage_of_a_constant_and_of_a_perfect_model():
-    coverage, accuracy = coverage_curve(np.full((300, 10), 0.1), LABELS)
-    np.testing.assert_array_equal(coverage, [1])
-    np.testing.assert_array_equal(accuracy, [0.1])
-    _, accuracy = coverage_curve(noisy(20), LABELS)
-    assert (accuracy == 1).all()
 
 
 def test_accuracy_is_read_where_enough_is_answered():
