@@ -1,4 +1,7 @@
-"""Figures of compared runs: one question each, in all of them the same colour for a model."""
+"""Figures of compared runs: one question each, and each model in the same colour in all of them.
+
+Runs are `Run` objects; `cifar` is a `Cifar100`, and `names` are those of its classes.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,10 +14,10 @@ from .evaluation import (
     reliability_bins,
     superclass_accuracy,
 )
-from .plots import _words
-from .tables import PUBLISHED
+from .plots import new_axes, plot_images, readable
+from .results import PUBLISHED
 
-# Told apart by colour-blind readers too: Okabe and Ito, "Color Universal Design", 2008.
+# Colour-blind readers can tell these apart: Okabe and Ito, "Color Universal Design", 2008.
 COLOURS = {"resnet": "#0072B2", "xception": "#D55E00"}
 SECOND_OF_ITS_MODEL = "#CC79A7"
 AVERAGE_COLOUR = "#009E73"
@@ -23,7 +26,7 @@ _RECOGNISED = "test images recognised, %"
 
 
 def colours_of(first, second):
-    """Return the colours of two runs: those of their models, apart where both are of one."""
+    """Return the colours of two runs: those of their models, or two if both are the same model."""
     colours = [_colour(run.record) for run in (first, second)]
     return colours if colours[0] != colours[1] else [colours[0], SECOND_OF_ITS_MODEL]
 
@@ -36,35 +39,27 @@ def _name(run):
     return run.record["name"]
 
 
-def _new_axes(width, height):
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
-
-
 def plot_top1(runs, ax=None):
-    """Draw the top-1 of `runs` with 95 % intervals, beside the published figures of real data."""
+    """Draw the top-1 of `runs` with 95 % intervals; on real data, beside the published figures."""
     records = sorted((run.record for run in runs), key=lambda record: record["metrics"]["top1"])
     published = PUBLISHED if records[0]["dataset"] == "cifar100" else ()
     names = [f"{figures['model']}, published" for figures in published]
     names += [record["name"] for record in records]
-    ax = ax or _new_axes(7.5, 1.5 + 0.4 * len(names))
+    ax = ax or new_axes(7.5, 1.5 + 0.4 * len(names))
     for y, figures in enumerate(published):
         ax.plot(100 * figures["top1"], y, "D", mfc="white", color=_colour(figures))
     for y, record in enumerate(records, start=len(published)):
         _draw_interval(ax, y, record)
-    _explain_marks(ax, published)
+    marks = {"o": "recorded, with its 95 % interval", "x": "without near-duplicates"}
+    if published:
+        ax.plot([], [], "D", mfc="white", color="grey", label="published")
+    for marker, label in marks.items():
+        ax.plot([], [], marker, color="grey", label=label)
     ax.set_yticks(range(len(names)), names)
     ax.set(ylim=(-0.6, len(names) - 0.4), xlabel=_RECOGNISED)
     ax.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     ax.set_title("How many of the test images each run recognises")
     return ax
-
-
-def _explain_marks(ax, published):
-    grey = {"ls": "", "color": "grey"}
-    if published:
-        ax.plot([], [], marker="D", mfc="white", label="published", **grey)
-    ax.plot([], [], marker="o", label="recorded, with its 95 % interval", **grey)
-    ax.plot([], [], marker="x", label="without near-duplicates", **grey)
 
 
 def _draw_interval(ax, y, record):
@@ -76,30 +71,40 @@ def _draw_interval(ax, y, record):
         ax.plot(100 * metrics["top1_without_duplicates"], y, "x", color=colour)
 
 
-def plot_time(runs, ax=None):
-    """Draw the top-1 of `runs` against the minutes that they trained; names say on which device."""
-    ax = ax or _new_axes(7.5, 4)
+def plot_cost(runs, quantity="minutes", ax=None):
+    """Draw the top-1 of `runs` against what training cost: "minutes" or "petaflops".
+
+    The labels stand in a column on the right, and name the device that the minutes belong to.
+    """
+    ax = ax or new_axes(8.5, 4.5)
     records = [run.record for run in runs]
-    minutes = [sum(record["phase_seconds"]) / 60 for record in records]
     top1 = [100 * record["metrics"]["top1"] for record in records]
-    ax.scatter(minutes, top1, color=list(map(_colour, records)), zorder=3)
-    ax.set(xscale="log", xlabel="minutes of training", ylabel=_RECOGNISED)
-    ax.set_xlim(min(minutes) / 1.5, max(minutes) * 4)
-    ax.set_ylim(min(top1) - 3, max(top1) + 3)
-    gap = (max(top1) - min(top1) + 6) / 10
-    texts = [f"{record['name']}, {record['machine']['device']}" for record in records]
-    for x, y, height, text in zip(minutes, top1, spread(top1, gap), texts, strict=True):
-        _annotate(ax, (x, y), (x * 1.15, height), text, "left")
+    labels = [record["name"] for record in records]
+    if quantity == "minutes":
+        costs = [sum(record["phase_seconds"]) / 60 for record in records]
+        labels = [f"{record['name']}, {record['machine']['device']}" for record in records]
+        ax.set(xlabel="minutes of training", title="What accuracy costs in time")
+    else:
+        costs = [record["petaflops"] for record in records]
+        ax.set(xlabel="PFLOPs of training", title="What accuracy costs in arithmetic")
+    ax.scatter(costs, top1, color=list(map(_colour, records)), zorder=3)
+    ax.set(xscale="log", ylabel=_RECOGNISED)
+    ax.set_xlim(min(costs) / 1.5, max(costs) * 1.5)
+    low, high = min(top1) - 2, max(top1) + 2
+    ax.set_ylim(low, high)
+    heights = spread(top1, (high - low) / 16)  # a line of text is 1/16 of the axis
+    for x, y, height, label in zip(costs, top1, heights, labels, strict=True):
+        _annotate(ax, (x, y), (1.04, height), label, "left", ax.get_yaxis_transform())
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_title("What accuracy costs in time")
     return ax
 
 
-def _annotate(ax, point, place, text, side):
+def _annotate(ax, point, place, text, side, coordinates="data"):
     line = {"arrowstyle": "-", "color": "grey", "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
-    ax.annotate(text, point, place, ha=side, va="center", fontsize=8, arrowprops=line)
+    style = {"ha": side, "va": "center", "fontsize": 8, "arrowprops": line}
+    ax.annotate(text, point, place, textcoords=coordinates, **style)
 
 
 def spread(heights, gap):
@@ -114,8 +119,8 @@ def spread(heights, gap):
 
 
 def plot_agreement(first, second, ax=None):
-    """Draw on how many images both of two runs are right, one alone, and neither, as one bar."""
-    ax = ax or _new_axes(8, 1.6)
+    """Draw how many images both runs get right, only one of them, and neither, as one bar."""
+    ax = ax or new_axes(8, 1.6)
     counts = count_agreement(is_right(first), is_right(second))
     labels = ("both right", f"only {_name(first)}", f"only {_name(second)}", "neither")
     colours = (_PALE, *colours_of(first, second), "#444444")
@@ -132,11 +137,11 @@ def plot_agreement(first, second, ax=None):
 
 
 def plot_classes(first, second, names, *, count=6, ax=None):
-    """Draw the accuracies of two runs by class against each other.
+    """Draw the accuracies of two runs against each other, a point per class.
 
-    Names, out of the (classes,) `names`, the `count` classes that either has over the other most.
+    Named are the `count` classes with the largest lead of each run.
     """
-    ax = ax or _new_axes(7.5, 7)
+    ax = ax or new_axes(7.5, 7)
     x, y = (100 * class_accuracy(run.probabilities, run.labels) for run in (first, second))
     ax.plot([0, 100], [0, 100], color="grey", ls=":", lw=1)
     ax.scatter(x, y, s=16, color=_PALE)
@@ -147,7 +152,7 @@ def plot_classes(first, second, names, *, count=6, ax=None):
         ax.scatter(x[chosen], y[chosen], s=24, color=colour, zorder=3)
         for i, height in zip(chosen, spread(y[chosen], 2.4), strict=True):
             side = "right" if sign > 0 else "left"
-            _annotate(ax, (x[i], y[i]), (x[i] - 4 * sign, height), _words(names[i]), side)
+            _annotate(ax, (x[i], y[i]), (x[i] - 4 * sign, height), readable(names[i]), side)
     lowest = min(np.nanmin(x), np.nanmin(y))
     ax.set(xlim=(lowest - 14, 104), ylim=(lowest - 4, 104), aspect="equal")
     ax.set_xlabel(f"images of a class that {_name(first)} recognises, %")
@@ -158,7 +163,7 @@ def plot_classes(first, second, names, *, count=6, ax=None):
 
 def plot_superclasses(first, second, coarse_of_fine, coarse_names, ax=None):
     """Draw the accuracies of two runs by superclass, the hardest at the bottom."""
-    ax = ax or _new_axes(7.5, 6)
+    ax = ax or new_axes(7.5, 6)
     accuracies = [
         100 * superclass_accuracy(run.probabilities, run.labels, coarse_of_fine)
         for run in (first, second)
@@ -167,12 +172,11 @@ def plot_superclasses(first, second, coarse_of_fine, coarse_names, ax=None):
     rows = np.arange(len(order))
     ax.hlines(rows, *(accuracy[order] for accuracy in accuracies), color=_PALE, lw=3, zorder=1)
     colours = colours_of(first, second)
-    sizes = (70, 30)  # where both are equal, the larger shows around the smaller
-    for run, accuracy, colour, size in zip(
-        (first, second), accuracies, colours, sizes, strict=True
-    ):
-        ax.scatter(accuracy[order], rows, s=size, color=colour, label=_name(run))
-    ax.set_yticks(rows, [_words(coarse_names[i]) for i in order])
+    sizes = (70, 30)  # if both are equal, the larger shows around the smaller
+    for i, run in enumerate((first, second)):
+        x, colour = accuracies[i][order], colours[i]
+        ax.scatter(x, rows, s=sizes[i], color=colour, label=_name(run))
+    ax.set_yticks(rows, [readable(coarse_names[i]) for i in order])
     ax.set_xlabel(_RECOGNISED)
     ax.legend(loc="lower right", frameon=False)
     ax.set_title("Where the two models differ, by superclass")
@@ -180,9 +184,9 @@ def plot_superclasses(first, second, coarse_of_fine, coarse_names, ax=None):
 
 
 def plot_reliability(first, second, axes=None):
-    """Draw accuracy by confidence of two runs, each in one of two `axes`, which are returned.
+    """Draw accuracy by confidence, for each of two runs in one of two `axes`; returns these.
 
-    A second line shows it at the temperature fitted on held-out images, where there are any.
+    A dashed line shows it at the temperature fitted on held-out images, if there are any.
     """
     if axes is None:
         figure, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
@@ -211,8 +215,8 @@ def _draw_reliability(ax, probabilities, labels, label, **style):
 
 
 def plot_coverage(first, second, ax=None):
-    """Draw the accuracy of two runs and of their average by how many images they answer."""
-    ax = ax or _new_axes(7.5, 4)
+    """Draw the accuracies of two runs and of their average by the share of images answered."""
+    ax = ax or new_axes(7.5, 4)
     models = {_name(run): run.probabilities for run in (first, second)}
     models["average of both"] = average_probabilities(first, second)
     colours = (*colours_of(first, second), AVERAGE_COLOUR)
@@ -224,3 +228,44 @@ def plot_coverage(first, second, ax=None):
     ax.legend(frameon=False)
     ax.set_title("How accurate the models are when they may abstain")
     return ax
+
+
+def plot_only_one_right(images, right, wrong, names, *, count=10):
+    """Draw test `images` that the run `right` gets right and `wrong` does not.
+
+    First come those about which `wrong` is surest. `images`: uint8 (n, height, width, 3).
+    """
+    seen, confidence = _likeliest(wrong.probabilities)
+    chosen = _surest(is_right(right) & ~is_right(wrong), confidence, count)
+    titles = [
+        f"{names[right.labels[i]]}\nnot “{names[seen[i]]}” {confidence[i]:.0%}" for i in chosen
+    ]
+    heading = f"Only {_name(right)} is right; what {_name(wrong)} saw"
+    titles = list(map(readable, titles))
+    return plot_images(images[chosen], titles, columns=5, size=1.6, heading=heading)
+
+
+def plot_both_wrong(cifar, first, second, *, count=6, examples=4):
+    """Draw test images that both runs get wrong, each beside `examples` of its labelled class.
+
+    What they saw is the likeliest class of their average; the surest come first.
+    """
+    seen, confidence = _likeliest(average_probabilities(first, second))
+    wrong = ~is_right(first) & ~is_right(second) & (seen != first.labels)
+    images, titles = [], []
+    for i in _surest(wrong, confidence, count):
+        label = first.labels[i]
+        images += [cifar.x_test[i], *cifar.x_train[cifar.y_train == label][:examples]]
+        name, other = readable(cifar.fine_names[label]), readable(cifar.fine_names[seen[i]])
+        titles += [f"“{other}” {confidence[i]:.0%}\nis {name}?", *[f"\n{name}"] * examples]
+    heading = "Both are wrong: what they saw, and training images of the class on the label"
+    return plot_images(images, titles, columns=1 + examples, size=1.2, heading=heading)
+
+
+def _likeliest(probabilities):
+    return probabilities.argmax(axis=1), probabilities.max(axis=1)
+
+
+def _surest(mask, confidence, count):
+    chosen = np.flatnonzero(mask)
+    return chosen[np.argsort(-confidence[chosen], kind="stable")[:count]]

@@ -1,18 +1,36 @@
-"""Every figure of the series: each function takes data and an optional `ax` and returns Axes."""
+"""Figures of the data and of one run: each function takes arrays and returns its Axes.
+
+Draws into `ax` if it is given. Throughout, `cifar` is a `Cifar100`, `images` are uint8 (n, height,
+width, 3), `probabilities` float (n, 100), `labels` int (n,), and `names` those of the classes.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import PowerNorm
+from sklearn.metrics import ConfusionMatrixDisplay
 
-from .evaluation import class_accuracy, most_confident_mistakes, most_confused_pairs
+from .evaluation import (
+    class_accuracy,
+    most_confident_mistakes,
+    most_confused_pairs,
+    superclass_confusion,
+)
 
-TRAINING_COLOUR, VALIDATION_COLOUR = "tab:blue", "tab:orange"
-_CENTRED_BELOW = {"ha": "center", "va": "top", "fontsize": 8}
+
+def readable(name):
+    """Return the `name` of a class in words: "sweet_pepper" becomes "sweet pepper"."""
+    return name.replace("_", " ")
 
 
-def mark_figures(data):
-    """Have every figure drawn from now on say so where `data` is synthetic, and only there."""
+def new_axes(width, height):
+    """Return the Axes of a new figure, `width` by `height` inches."""
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def mark_figures(cifar):
+    """Stamp every figure drawn from now on "synthetic data" if `cifar` is, and no figure if not."""
     hook = f"{__name__}:_stamp_synthetic"
-    plt.rcParams["figure.hooks"] = [hook] if data.name == "synthetic" else []
+    plt.rcParams["figure.hooks"] = [hook] if cifar.name == "synthetic" else []
 
 
 def _stamp_synthetic(figure):
@@ -20,7 +38,7 @@ def _stamp_synthetic(figure):
 
 
 def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):
-    """Draw `images`, uint8 (n, height, width, 3), row by row; returns the Axes, flat (n,)."""
+    """Draw `images` row by row, each `size` inches wide; returns their Axes, (n,)."""
     rows = max(1, -(-len(images) // columns))
     title_space = 0.35 if titles is not None else 0
     figure, axes = plt.subplots(
@@ -41,37 +59,33 @@ def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):
     return axes.flat[: len(images)]
 
 
-def plot_class_mosaic(images, data, ax=None):
-    """Draw one picture of every class, a row per superclass, with the names of its five classes.
-
-    `images`: uint8 (100, height, width, 3), in the order of the classes.
-    """
-    ax = ax or plt.subplots(figsize=(8.5, 14), layout="constrained")[1]
-    by_superclass = np.argsort(data.coarse_of_fine, kind="stable").reshape(-1, 5)
+def plot_class_mosaic(images, cifar, ax=None):
+    """Draw `images`, one of every class in the order of the classes, in a row per superclass."""
+    ax = ax or new_axes(8.5, 14)
+    by_superclass = np.argsort(cifar.coarse_of_fine, kind="stable").reshape(-1, 5)
     for row, classes in enumerate(by_superclass):
         for column, fine in enumerate(classes):
-            left, top = (
-                1.7 * column,
-                1.4 * row,
-            )  # in pictures: room beside each, and below for a name
+            # A picture is one unit wide; between the pictures is room for the names below them.
+            left, top = 1.7 * column, 1.4 * row
             ax.imshow(images[fine], extent=(left, left + 1, top + 1, top))
-            ax.text(left + 0.5, top + 1.03, _words(data.fine_names[fine]), **_CENTRED_BELOW)
-    rows = range(len(by_superclass))
-    ax.set_yticks([1.4 * row + 0.5 for row in rows], [_words(data.coarse_names[r]) for r in rows])
+            style = {"ha": "center", "va": "top", "fontsize": 8}
+            ax.text(left + 0.5, top + 1.03, readable(cifar.fine_names[fine]), **style)
+    middles = 1.4 * np.arange(len(by_superclass)) + 0.5
+    ax.set_yticks(middles, map(readable, cifar.coarse_names))
     ax.set(xlim=(-0.4, 8.2), ylim=(1.4 * len(by_superclass), -0.1), xticks=[])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
 
 
-def plot_class_distances(distances, data, ax=None):
-    """Draw the (100, 100) `distances` between classes, the classes ordered by superclass."""
-    ax = ax or plt.subplots(figsize=(8, 7), layout="constrained")[1]
-    order = np.argsort(data.coarse_of_fine, kind="stable")
+def plot_class_distances(distances, cifar, ax=None):
+    """Draw the (100, 100) `distances` between classes, ordered by superclass."""
+    ax = ax or new_axes(8, 7)
+    order = np.argsort(cifar.coarse_of_fine, kind="stable")
     shown = np.where(np.eye(len(order), dtype=bool), np.nan, distances[np.ix_(order, order)])
     picture = ax.imshow(shown, cmap="viridis")
-    middles = np.arange(len(data.coarse_names)) * 5 + 2
-    ax.set_yticks(middles, [_words(name) for name in data.coarse_names], fontsize=8)
+    middles = np.arange(len(cifar.coarse_names)) * 5 + 2
+    ax.set_yticks(middles, map(readable, cifar.coarse_names), fontsize=8)
     ax.set_xticks([])
     for edge in middles[1:] - 2.5:
         ax.axhline(edge, color="white", lw=0.5)
@@ -81,8 +95,8 @@ def plot_class_distances(distances, data, ax=None):
 
 
 def plot_channel_histograms(images, ax=None):
-    """Draw how often each of the 256 values occurs in each colour channel of uint8 `images`."""
-    ax = ax or plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    """Draw how often each of the 256 values occurs in each colour channel of `images`."""
+    ax = ax or new_axes(7, 3)
     for channel, colour in enumerate(("red", "green", "blue")):
         counts = np.bincount(images[..., channel].ravel(), minlength=256)
         ax.plot(counts / counts.sum(), color=f"tab:{colour}", label=colour)
@@ -93,8 +107,8 @@ def plot_channel_histograms(images, ax=None):
 
 
 def plot_brightness(images_by_name, ax=None):
-    """Draw how the mean brightness of an image is distributed in each named uint8 array."""
-    ax = ax or plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    """Draw the distribution of the images' mean brightness for each array, by name."""
+    ax = ax or new_axes(7, 3)
     for name, images in images_by_name.items():
         brightness = images.mean(axis=(1, 2, 3))
         ax.hist(brightness, bins=64, range=(0, 256), density=True, histtype="step", label=name)
@@ -104,22 +118,21 @@ def plot_brightness(images_by_name, ax=None):
 
 
 def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0):
-    """Draw `quantity` ("loss" or "accuracy") by epoch, phases divided by dotted lines.
+    """Draw `quantity` ("loss" or "accuracy") by epoch, with dotted lines between phases.
 
-    `history` is that of `train`: lists by epoch, with validation under "val_…" where there was one.
-    The first `frozen_epochs`, where only the head learned, are shaded.
+    `history` is that of `train`: lists by epoch, those of validation under "val_…" if there are
+    any. The first `frozen_epochs`, which trained only the head, are shaded.
     """
-    ax = ax or plt.subplots(figsize=(6, 3.5), layout="constrained")[1]
+    ax = ax or new_axes(6, 3.5)
     epochs = history["epoch"]
-    ax.plot(epochs, history[quantity], "o-", ms=3, color=TRAINING_COLOUR, label="training")
+    ax.plot(epochs, history[quantity], "o-", ms=3, label="training")
     if f"val_{quantity}" in history:
         validation = history[f"val_{quantity}"]
-        ax.plot(epochs, validation, "o-", ms=3, color=VALIDATION_COLOUR, label="validation")
+        ax.plot(epochs, validation, "o-", ms=3, label="validation")
     if frozen_epochs:
         ax.axvspan(0.5, frozen_epochs + 0.5, color="grey", alpha=0.15, lw=0, label="head alone")
-    for before, phases in zip(epochs, np.diff(history["phase"]), strict=False):
-        if phases:
-            ax.axvline(before + 0.5, color="grey", ls=":", lw=1)
+    for last_of_phase in np.flatnonzero(np.diff(history["phase"])):
+        ax.axvline(epochs[last_of_phase] + 0.5, color="grey", ls=":", lw=1)
     ax.set(xlabel="epoch", ylabel=quantity)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)
@@ -127,14 +140,14 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0):
 
 
 def plot_class_accuracy(probabilities, labels, names, *, count=10, ax=None):
-    """Draw the accuracy of the `count` worst and the `count` best recognised classes as bars."""
+    """Draw the accuracies of the `count` hardest and the `count` easiest classes as bars."""
     accuracy = class_accuracy(probabilities, labels)
     order = np.argsort(accuracy, kind="stable")
     shown = np.concatenate([order[:count], order[-count:]])
-    ax = ax or plt.subplots(figsize=(7, 0.25 * len(shown) + 1), layout="constrained")[1]
+    ax = ax or new_axes(7, 0.25 * len(shown) + 1)
     colours = ["tab:red"] * count + ["tab:green"] * count
     ax.barh(range(len(shown)), accuracy[shown], color=colours)
-    ax.set_yticks(range(len(shown)), [_words(names[fine]) for fine in shown])
+    ax.set_yticks(range(len(shown)), [readable(names[fine]) for fine in shown])
     ax.axhline(count - 0.5, color="grey", ls=":", lw=1)
     ax.set(xlabel="fraction of test images recognised", xlim=(0, 1))
     ax.set_title(f"The {count} hardest and the {count} easiest classes")
@@ -142,15 +155,35 @@ def plot_class_accuracy(probabilities, labels, names, *, count=10, ax=None):
 
 
 def plot_confused_pairs(probabilities, labels, names, *, count=12, ax=None):
-    """Draw the pairs of classes most often taken for each other as bars, most first."""
+    """Draw the pairs of classes most often taken for each other as bars, the worst first."""
     pairs = most_confused_pairs(probabilities, labels, count)
-    ax = ax or plt.subplots(figsize=(7, 0.28 * count + 1), layout="constrained")[1]
+    ax = ax or new_axes(7, 0.28 * count + 1)
     ax.barh(range(len(pairs)), [images for _, _, images in pairs], color="tab:purple")
-    readable = [_words(f"{names[a]} / {names[b]}") for a, b, _ in pairs]
-    ax.set_yticks(range(len(pairs)), readable)
+    ax.set_yticks(range(len(pairs)), [readable(f"{names[a]} / {names[b]}") for a, b, _ in pairs])
     ax.invert_yaxis()
     ax.set_xlabel("test images of either class taken for the other")
     ax.set_title("The pairs of classes confused most often")
+    return ax
+
+
+def plot_superclass_confusion(probabilities, labels, coarse_of_fine, coarse_names, ax=None):
+    """Draw what images of each superclass (row) are taken for (column), in percent of the row.
+
+    `coarse_of_fine`: int (100,), the superclass of each class. Only what rounds to 1 % or more has
+    its number.
+    """
+    counts = superclass_confusion(probabilities, labels, coarse_of_fine)
+    percent = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    ax = ax or new_axes(10, 9.5)
+    display = ConfusionMatrixDisplay(percent, display_labels=list(map(readable, coarse_names)))
+    # On an even scale, all mistakes would look white beside the diagonal.
+    style = {"norm": PowerNorm(0.5, vmin=0, vmax=100)}
+    display.plot(ax=ax, cmap="Blues", colorbar=False, values_format=".0f", im_kw=style)
+    for text in display.text_.flat:
+        text.set(fontsize=8, visible=text.get_text() != "0")
+    ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=45, ha="right")
+    ax.set(xlabel="predicted superclass", ylabel="true superclass")
+    ax.set_title("Which superclass is taken for which: % of each row, mistakes off the diagonal")
     return ax
 
 
@@ -163,9 +196,39 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, count=10):
         for i in mistakes
     ]
     heading = "The most confident mistakes: seen, how surely, and what the label says"
-    titles = list(map(_words, titles))
+    titles = list(map(readable, titles))
     return plot_images(images[mistakes], titles, columns=5, size=1.6, heading=heading)
 
 
-def _words(name):
-    return name.replace("_", " ")
+def plot_neighbours(images, queries, neighbours, labels, names):
+    """Draw rows of images, each a query and its nearest neighbours, named by their classes.
+
+    `queries`, int (rows,), and `neighbours`, int (rows, columns), are indices into `images`.
+    """
+    shown = np.column_stack([queries, neighbours])
+    drawn = plot_images(
+        images[shown.ravel()],
+        [readable(names[label]) for label in labels[shown.ravel()]],
+        columns=shown.shape[1],
+        heading="One picture in each row, and its nearest neighbours; green: of the same class",
+    )
+    for row, indices in zip(np.reshape(drawn, shown.shape), shown, strict=True):
+        row[0].title.set(color="black", weight="bold")
+        for ax, index in zip(row[1:], indices[1:], strict=True):
+            same = labels[index] == labels[indices[0]]
+            ax.title.set_color("tab:green" if same else "tab:red")
+    return drawn
+
+
+def plot_duplicates(cifar, test, train, *, count=12):
+    """Draw `count` pairs of near-duplicates, evenly chosen from the first to the last.
+
+    `test` and `train`, int (pairs,), are indices into the test and the training images.
+    """
+    chosen = np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)
+    images, titles = [], []
+    for i, j in zip(test[chosen], train[chosen], strict=True):
+        images += [cifar.x_test[i], cifar.x_train[j]]
+        titles += [readable(cifar.fine_names[c]) for c in (cifar.y_test[i], cifar.y_train[j])]
+    heading = "Test images, each with a training image of the same shot on its right"
+    return plot_images(images, titles, columns=8, size=1.1, heading=heading)
