@@ -1,14 +1,13 @@
-"""Training, features and records killed at random moments: nothing is lost, nothing torn is used.
+"""Runs killed at random moments: nothing finished is lost, and nothing unfinished is used.
 
-    python benchmarks/kill_campaign.py [--kills 20] [--seed 0]
+    python benchmarks/kill_campaign.py [kills, 30 by default] [seed, 0 by default]
 
-Each of the three is worked on in child processes on synthetic data. A child is killed by SIGKILL,
-half of them at a random moment and half as soon as a file is being written, and what it leaves is
-compared with an uninterrupted run. Then the next child goes on, until enough have died. Needs a
-system that forks; takes some ten minutes on two cores.
+A run on synthetic data computes features, trains in two phases, saves its network and writes its
+record several times, in child processes. Each is killed by SIGKILL, half of them as soon as a file
+is being written and half at a random moment. What it leaves is compared with an uninterrupted run,
+and the next child goes on from there. Needs a system that forks; about ten minutes on two cores.
 """
 
-import argparse
 import collections
 import json
 import os
@@ -18,168 +17,105 @@ import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from cifar100_helpers import build_resnet, configure, features, load_synthetic, predict, training
-from cifar100_helpers.errors import RunError
-from cifar100_helpers.recipes import Phase
-from cifar100_helpers.results import load_run, save_run
+from cifar100_helpers import inference, recipes, resnet, results, runtime, synthetic, training
+from cifar100_helpers.storage import load_arrays
 
-EPOCHS = 12
+import keras  # isort: skip  (after the package, which loads it quietly)
+
 PHASES = (
-    Phase(8, 0.05, optimizer="sgd", schedule="one_cycle", ema=0.9, mixup=0.2),
-    Phase(4, 1e-3),
+    recipes.Phase(3, 1e-3, frozen_until="pool"),
+    recipes.Phase(6, 0.05, optimizer="sgd", schedule="one_cycle", weight_decay=5e-3),
 )
-DATA = load_synthetic(train_size=1_000, test_size=200, seed=0)
-PRINTED = "printed.txt"
+RECORDS = 6  # written one after the other in each run
+CIFAR = synthetic.load_synthetic(train_size=1_000, test_size=200, seed=0)
+OF_THE_TEST_SET = {
+    "labels": CIFAR.y_test,
+    "near_duplicate": np.zeros(len(CIFAR.y_test), bool),
+    "coarse_of_fine": CIFAR.coarse_of_fine,
+}
 
 
-class Training:
-    """A run of two phases and its record."""
-
-    kill_within = 0.3  # seconds: about an epoch and its checkpoint
-
-    def work(self, folder):
-        configure(seed=0)
-        model = build_resnet((1,), width=8)
-        options = {"parameters": {"dataset": "synthetic"}, "batch_size": 50, "seed": 0}
-        state = training.train(
-            model, DATA.x_train, DATA.y_train, PHASES, run_dir=folder / "run", **options
+def work(folder):
+    runtime.configure(seed=0)
+    model, run_dir = resnet.build_resnet((1,), width=8), folder / "run"
+    options = {"parameters": {"dataset": "synthetic"}, "batch_size": 50, "seed": 0}
+    state = training.train(model, CIFAR.x_train, CIFAR.y_train, PHASES, run_dir=run_dir, **options)
+    network = results.save_network(model, run_dir)
+    loaded = keras.saving.load_model(run_dir / "model.keras")
+    perfect, predicted = np.eye(100)[CIFAR.y_test], inference.predict(loaded, CIFAR.x_test)
+    for number in range(RECORDS):
+        probabilities = predicted if number % 2 else perfect
+        results.save_run(
+            run_dir, network=network, state=state, probabilities=probabilities, **OF_THE_TEST_SET
         )
-        probabilities = predict(model, DATA.x_test)
-        save(folder / "run", model, state, probabilities)
-
-    def work_uninterrupted(self, folder):
-        """The same, and every epoch's weights are kept."""
-        save_checkpoint = training.save_checkpoint
-
-        def keep(run_dir, model, state):
-            save_checkpoint(run_dir, model, state)
-            file = f"epoch_{state['epochs_done']:03d}.npz"
-            shutil.copyfile(run_dir / file, folder / file)
-
-        training.save_checkpoint = keep
-        self.work(folder)
-
-    def steps(self, folder):
-        return printed_epochs(folder)
-
-    def check(self, folder, whole):
-        """What a killed child left: every epoch that it printed, and no other weights."""
-        state_file = folder / "run" / "checkpoint.json"
-        state = json.loads(state_file.read_text()) if state_file.exists() else {"epochs_done": 0}
-        epochs = state["epochs_done"]
-        assert epochs >= printed_epochs(folder), "a printed epoch is lost"
-        if epochs:
-            name = state["weights_file"]
-            assert same_bytes(folder / "run" / name, whole / name), "a checkpoint is torn"
-        saved = {f"epoch_{epochs:03d}.npz"} - {"epoch_000.npz"}
-        return {file.name for file in (folder / "run").glob("*epoch_*")} != saved
-
-    def check_end(self, folder, whole):
-        ours, theirs = ({**load_run(at / "run").record} for at in (folder, whole))
-        for timed in ("phase_seconds", "machine"):
-            del ours[timed], theirs[timed]
-        assert ours == theirs, "the records differ"
-        for name in ("predictions.npz", f"epoch_{EPOCHS:03d}.npz"):
-            assert same_bytes(folder / "run" / name, whole / "run" / name), f"{name} differs"
+        print(f"record {number}", flush=True)
 
 
-class Features:
-    """What two cuts through a network give, in small pieces."""
+def work_uninterrupted(folder):
+    """The same, and the weights of every epoch are kept."""
+    save_checkpoint = training._save_checkpoint
 
-    kill_within = 0.2
+    def keep(run_dir, model, state):
+        save_checkpoint(run_dir, model, state)
+        file = f"epoch_{state['epochs_done']:03d}.npz"
+        shutil.copyfile(run_dir / file, folder / file)
 
-    def work(self, folder):
-        configure(seed=0)
-        features.ROWS = 32
-        network = build_resnet((1,), width=16)
-        features.frozen_features(network, DATA.x_train, ["stem_relu", "pool"], folder / "run")
-
-    work_uninterrupted = work
-
-    def steps(self, folder):
-        notes = (folder / "run").glob("[!u]*.json")  # no unfinished ones
-        return sum(json.loads(note.read_text())["rows"] // 32 for note in notes)
-
-    def check(self, folder, whole):
-        for file in (folder / "run").glob("*.npy"):
-            assert same_bytes(file, whole / "run" / file.name), "features differ"
-        return any((folder / "run").glob("unfinished_*"))
-
-    def check_end(self, folder, whole):
-        names = {file.name for file in (whole / "run").glob("*.npy")}
-        assert {file.name for file in (folder / "run").glob("*.npy")} == names
-        self.check(folder, whole)
+    training._save_checkpoint = keep
+    work(folder)
 
 
-class Records:
-    """The record of all misses and that of all hits, in turn, in one folder."""
+def printed(folder):
+    """Return the lines that the children of `folder` have printed, each counted once."""
+    return set((folder / "printed.txt").read_text().splitlines())
 
-    kill_within = 0.1
 
-    def work(self, folder):
-        configure(seed=0)
-        model = build_resnet((1,), width=2)
-        state = {"parameters": {"dataset": "synthetic"}, "history": {"epoch": [1]}}
-        for count in range(10):
-            probabilities = np.roll(np.eye(100)[DATA.y_test], 1 - count % 2, axis=1)
-            save(folder / "run", model, state | {"phase_seconds": [1.0]}, probabilities)
-            print("saved", flush=True)
-
-    work_uninterrupted = work
-
-    def steps(self, folder):
-        return (folder / PRINTED).read_text().count("saved")
-
-    def check(self, folder, whole):
-        try:
-            run = load_run(folder / "run")
-        except RunError as error:
-            assert "holds no finished run" in str(error), error
-            return True
+def check(folder, whole):
+    """Check what a child left behind."""
+    run_dir, epochs = folder / "run", 0
+    if (run_dir / "checkpoint.json").exists():
+        state = json.loads((run_dir / "checkpoint.json").read_text())
+        epochs, weights = state["epochs_done"], state["weights_file"]
+        assert same_bytes(run_dir / weights, whole / weights), "a checkpoint is torn"
+    assert epochs >= sum(line.startswith("epoch") for line in printed(folder)), "an epoch is lost"
+    for file in (folder / "features").glob("[!u]*.npz"):
+        ours, theirs = (load_arrays(at / "features" / file.name) for at in (folder, whole))
+        np.testing.assert_array_equal(ours["features"], theirs["features"])
+    if (run_dir / "model.keras").exists():
+        assert zipfile.ZipFile(run_dir / "model.keras").testzip() is None, "a model is torn"
+    if (run_dir / "run.json").exists():
+        run = results.load_run(run_dir)
         top1 = np.mean(run.probabilities.argmax(axis=1) == run.labels)
-        assert top1 == run.record["metrics"]["top1"] and top1 in (0, 1), "parts of two records"
-        return any((folder / "run").glob("unfinished_*"))
-
-    def check_end(self, folder, whole):
-        self.check(folder, whole)
-        assert same_bytes(*(at / "run" / "predictions.npz" for at in (folder, whole)))
+        assert run.record["metrics"]["top1"] == top1, "parts of two records"
 
 
-def save(run_dir, model, state, probabilities):
-    save_run(
-        run_dir,
-        model=model,
-        state=state,
-        phases=PHASES,
-        probabilities=probabilities,
-        labels=DATA.y_test,
-        near_duplicate=np.zeros(len(DATA.y_test), bool),
-        coarse_of_fine=DATA.coarse_of_fine,
-    )
-
-
-def printed_epochs(folder):
-    """How many lines of an epoch the children have printed, each counted once."""
-    printed = (folder / PRINTED).read_text().splitlines()
-    return len({line for line in printed if line.startswith("epoch")})
+def check_end(folder, whole):
+    check(folder, whole)
+    ours, theirs = (dict(results.load_run(at / "run").record) for at in (folder, whole))
+    del ours["phase_seconds"], theirs["phase_seconds"]
+    assert ours == theirs, "the records differ"
+    for name in ("predictions.npz", "epoch_009.npz"):
+        assert same_bytes(folder / "run" / name, whole / "run" / name), f"{name} differs"
 
 
 def same_bytes(ours, theirs):
     return ours.read_bytes() == theirs.read_bytes()
 
 
-def started(work, folder):
-    """The number of a child process that does `work(folder)`; what it prints goes into a file."""
+def started(task, folder):
+    """Return the number of a child process that does `task(folder)` and prints into a file."""
+    folder.mkdir(exist_ok=True)
+    (folder / "printed.txt").touch()
     child = os.fork()
     if child:
         return child
     try:
-        sys.stdout = open(folder / PRINTED, "a")  # noqa: SIM115 (until the child dies)
-        work(folder)
+        sys.stdout = open(folder / "printed.txt", "a", buffering=1)  # noqa: SIM115
+        task(folder)
         os._exit(0)
     except BaseException:
         traceback.print_exc()
@@ -187,67 +123,52 @@ def started(work, folder):
 
 
 def ended(child, options=0):
-    """True where `child` has done its work, false while it works or where it was killed."""
+    """Return true if `child` has finished its work, false if it still works or was killed."""
     number, status = os.waitpid(child, options)
-    if number and status not in (0, signal.SIGKILL):
-        raise AssertionError("a child failed: see above")
+    assert not number or status in (0, signal.SIGKILL), "a child failed: see above"
     return bool(number) and status == 0
 
 
-def killed(work, folder, rng):
-    """Start `work`, kill it some steps later, and return false where it was done before that."""
-    while_saving, steps = rng.random() < 0.5, work.steps(folder) + rng.integers(3)
-    child = started(work.work, folder)
+def killed(folder, rng):
+    """Start a child and kill it some lines later.
+
+    Returns whether it was writing a file, or None if it finished before that.
+    """
+    while_writing, leftovers = rng.random() < 0.5, set(folder.rglob("unfinished_*"))
+    child, lines = started(work, folder), len(printed(folder)) + rng.integers(3)
     deadline = None
     while deadline is None or time.perf_counter() < deadline:
         if ended(child, os.WNOHANG):
-            return False
-        if deadline is None and work.steps(folder) >= steps:
-            if not while_saving:
-                deadline = time.perf_counter() + rng.uniform(0, work.kill_within)
-            elif any((folder / "run").glob("unfinished_*")):
+            return None
+        if deadline is None and len(printed(folder)) >= lines:
+            if not while_writing:
+                deadline = time.perf_counter() + rng.uniform(0, 0.3)
+            elif set(folder.rglob("unfinished_*")) - leftovers:
                 deadline = 0.0
         time.sleep(0.0002)
     os.kill(child, signal.SIGKILL)
-    return not ended(child)
-
-
-def campaign(work, kills, rng, scratch):
-    """Counts of what happened until `kills` children were killed and the last run is at its end."""
-    counts, whole = collections.Counter(), scratch / "whole"
-    whole.mkdir()
-    (whole / PRINTED).touch()
-    ended(started(work.work_uninterrupted, whole))
-    while counts["kills"] < kills:
-        counts["runs"] += 1
-        folder = scratch / str(counts["runs"])
-        folder.mkdir()
-        (folder / PRINTED).touch()
-        while counts["kills"] < kills and killed(work, folder, rng):
-            counts["kills"] += 1
-            counts["while saving"] += work.check(folder, whole)
-        ended(started(work.work, folder))
-        work.check_end(folder, whole)
-    return counts
+    return None if ended(child) else bool(set(folder.rglob("unfinished_*")) - leftovers)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20, help="of each kind of work")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    for work in (Training(), Features(), Records()):
-        start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as scratch:
-            counts = campaign(work, arguments.kills, rng, Path(scratch))
-        print(
-            f"{type(work).__name__:<9} {counts['kills']} kills, {counts['while saving']} of them "
-            f"while saving; {counts['runs']} runs, all bit for bit as the uninterrupted one; "
-            f"0 torn files, 0 finished steps lost; {time.perf_counter() - start:.0f} s",
-            flush=True,
-        )
-        assert counts["while saving"], "no kill met a file being written: run it with more kills"
+    kills, seed = [*map(int, sys.argv[1:]), *(30, 0)[len(sys.argv) - 1 :]]
+    rng, counts = np.random.default_rng(seed), collections.Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole"
+        ended(started(work_uninterrupted, whole))
+        while counts["kills"] < kills:
+            counts["runs"] += 1
+            folder = Path(scratch) / f"run_{counts['runs']}"
+            while counts["kills"] < kills and (writing := killed(folder, rng)) is not None:
+                counts["kills"] += 1
+                counts["while writing"] += writing
+                check(folder, whole)
+            ended(started(work, folder))
+            check_end(folder, whole)
+    print(
+        f"{counts['kills']} kills, {counts['while writing']} of them while a file was written; "
+        f"{counts['runs']} runs, each bit for bit as the uninterrupted one; nothing torn or lost"
+    )
 
 
 if __name__ == "__main__":

@@ -1,185 +1,205 @@
 """Training and inference of the ResNet in this project and in PyTorch, at PyTorch's best.
 
-    python benchmarks/pytorch.py [--widths 16 128] [--compile]
+    python benchmarks/pytorch.py [widths, 16 and 128 by default]
 
-Needs PyTorch (pip install torch) beside this project's own backend. Same network, batch, optimizer
-and images, batch by batch; PyTorch in float32 and in bfloat16, with its own and with channels-last
-layout and, with --compile, through torch.compile; its fastest is the one compared with. The
-contestants take turns, each in a process of its own: in one, the threads of both libraries would
-slow each other. A speed is the median of the rounds. On a GPU, both use it.
+Needs PyTorch (pip install torch) beside this project's own backend. Network, batches, optimizer and
+images are the same; PyTorch runs in its own layout, channels-last and through torch.compile, and
+the fastest counts. The contestants take turns, each in a process of its own, as the threads of one
+library slow the other; a speed is the median of the rounds. On a GPU, both use it. Writes
+results/pytorch.md; about twenty minutes on two cores.
 
-The last columns are the floating-point operations of our convolutions and dense layers per second,
-and their share of what PyTorch reaches here in the product of two large matrices. The table is kept
-in results/pytorch.md. About twenty minutes on two cores.
+The last columns: floating-point operations of our convolutions and dense layers per second, and
+their share of what PyTorch reaches here in the product of two large matrices.
 """
 
-import argparse
+import contextlib
 import multiprocessing
+import statistics
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-# Neither the package nor PyTorch is imported here: every contestant's process imports its own.
+# Neither the package nor PyTorch is imported here: the process of each contestant imports its own.
 
 RECORD = Path(__file__).resolve().parent.parent / "results" / "pytorch.md"
 BATCH_SIZE, ROUNDS = 128, 3
+WAYS = {  # of PyTorch: its layout, and whether it is compiled
+    "contiguous": ("contiguous_format", False),
+    "channels last": ("channels_last", False),
+    "channels last, compiled": ("channels_last", True),
+}
+HEAD = """| width | precision | | ours | PyTorch, at its best | ratio | GFLOP/s | of a matmul's |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
 class Ours:
     def __init__(self, width, precision):
-        from cifar100_helpers import build_resnet, configure
-        from cifar100_helpers.batches import one_hot
-        from cifar100_helpers.compiling import compile_phase
-        from cifar100_helpers.recipes import Phase
+        from cifar100_helpers import inference, recipes, resnet, runtime
 
-        configure(precision="mixed_bfloat16" if precision == "bfloat16" else "float32")
-        self.model = build_resnet(width=width, dropout_rate=0.0)
-        compile_phase(self.model, Phase(1, 0.05, optimizer="sgd"), 1)
-        self.one_hot = one_hot
+        runtime.configure(precision=precision.replace("bfloat16", "mixed_bfloat16"))
+        self.model = resnet.build_resnet(width=width, dropout_rate=0.0)
+        recipes.compile_phase(self.model, recipes.Phase(1, 0.05, optimizer="sgd"), 1)
+        self.machine = runtime.describe()
+        self.forward_flops = inference.forward_flops(self.model)
+        self.parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
 
     def train(self, x, y):
-        for start in range(0, len(x), BATCH_SIZE):
-            labels = self.one_hot(y[start : start + BATCH_SIZE], 100)
-            self.model.train_on_batch(x[start : start + BATCH_SIZE], labels)
+        self.model.train_on_batch(x, np.eye(100, dtype=np.float32)[y])
 
-    def infer(self, x):
-        for start in range(0, len(x), BATCH_SIZE):
-            self.model.predict_on_batch(x[start : start + BATCH_SIZE])
-
-    def describe(self):
-        from cifar100_helpers import describe
-
-        return describe()
-
-    def parameters(self):
-        return sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
-
-    def forward_operations(self):
-        """Floating-point operations of the convolutions and dense layers for one image."""
-        kernels = [layer for layer in self.model.layers if hasattr(layer, "kernel")]
-        # A kernel is applied at every place of a convolution's output, once in a dense layer.
-        return sum(
-            2 * int(np.prod(k.kernel.shape)) * int(np.prod(k.output.shape[1:-1])) for k in kernels
-        )
+    def infer(self, x, y):
+        self.model.predict_on_batch(x)
 
 
-def theirs(*options):
-    from torch_resnet import Theirs
+class PyTorch:
+    def __init__(self, width, precision, layout, compiled):
+        import torch
 
-    return Theirs(*options)
+        self.torch, self.layout = torch, getattr(torch, layout)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = getattr(torch, precision)
+        self.model = torch_resnet(width).to(self.device, memory_format=self.layout)
+        self.forward = torch.compile(self.model) if compiled else self.model
+        parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True)
+        self.parameters = sum(parameter.numel() for parameter in parameters)
 
+    def train(self, x, y):
+        self.model.train()
+        labels = self.torch.from_numpy(y).to(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.torch.nn.functional.cross_entropy(self.logits(x).float(), labels).backward()
+        self.optimizer.step()
+        self.wait()
 
-def serve(connection, build, options):
-    contestant = build(*options)
-    for method, arguments in iter(connection.recv, None):
-        start = time.perf_counter()
-        answer = getattr(contestant, method)(*arguments)
-        connection.send((time.perf_counter() - start, answer))
+    def infer(self, x, y):
+        self.model.eval()
+        with self.torch.inference_mode():
+            self.logits(x)
+        self.wait()
 
+    def logits(self, images):
+        scaled = self.torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
+        scaled = scaled.contiguous(memory_format=self.layout)
+        mixed = self.dtype == self.torch.bfloat16
+        with self.torch.autocast(self.device, self.torch.bfloat16, enabled=mixed):
+            return self.forward(scaled)
 
-class Contestant:
-    """A network in a process of its own, which does what it is asked."""
+    def matmul_flops(self):
+        """Return the operations per second in the product of two square matrices."""
+        side = 8192 if self.device == "cuda" else 2048
+        matrix, times = self.torch.rand(side, side, device=self.device).to(self.dtype), []
+        for _ in range(11):
+            start = time.perf_counter()
+            matrix @ matrix
+            self.wait()
+            times.append(time.perf_counter() - start)
+        return 2 * side**3 / statistics.median(times)
 
-    def __init__(self, name, build, *options):
-        context = multiprocessing.get_context("spawn")
-        self.name = name
-        self.connection, far_end = context.Pipe()
-        self.process = context.Process(target=serve, args=(far_end, build, options), daemon=True)
-        self.process.start()
-        far_end.close()
-
-    def ask(self, method, *arguments):
-        """What the method named so answers."""
-        return self._ask(method, arguments)[1]
-
-    def seconds(self, method, *arrays):
-        """How long the method named so takes, after one batch that gets what slept back to work."""
-        self._ask(method, [array[:BATCH_SIZE] for array in arrays])
-        return self._ask(method, arrays)[0]
-
-    def _ask(self, method, arguments):
-        self.connection.send((method, arguments))
-        return self.connection.recv()
-
-    def leave(self):
-        self.connection.send(None)
-        self.process.join()
-
-
-def median_seconds(contestants, method, *arrays):
-    """How long the method named so takes each contestant; they take turns."""
-    for contestant in contestants:  # compiles
-        contestant.ask(method, *(array[:BATCH_SIZE] for array in arrays))
-    rounds = range(ROUNDS)
-    seconds = [[c.seconds(method, *arrays) for c in contestants] for _ in rounds]
-    return np.median(seconds, axis=0)
+    def wait(self):
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
 
 
-def compare(width, precision, compiled):
-    """Two rows of the table: training and inference of the network of `width` in `precision`."""
-    ours = Contestant("", Ours, width, precision)
-    ways = [("contiguous_format", False), ("channels_last", False)]
-    ways += [("channels_last", True)] if compiled else []
-    contestants = [ours]
-    for layout, by_compiler in ways:
-        name = layout.replace("_", " ") + (", compiled" if by_compiler else "")
-        options = (width, BATCH_SIZE, precision, layout, by_compiler)
-        contestants.append(Contestant(name, theirs, *options))
-    assert len({contestant.ask("parameters") for contestant in contestants}) == 1
+def torch_resnet(width):
+    from torch import nn
 
-    rng = np.random.default_rng(0)
-    images = BATCH_SIZE * max(1, 8192 // width**2)  # about as much work at every width
-    x = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
-    y = rng.integers(0, 100, images)
-    forward = ours.ask("forward_operations")
-    side = 8192 if ours.ask("describe")["gpus"] else 2048
-    reachable = 2 * side**3 / contestants[1].ask("multiply_seconds", side)
-    # The gradients of an output and of a kernel cost as much as a forward pass each.
-    works = (("training", ("train", x, y), 3), ("inference", ("infer", x), 1))
-    for kind, work, passes in works:
-        speeds = len(work[1]) / median_seconds(contestants, *work)
-        best = 1 + int(np.argmax(speeds[1:]))
-        achieved = speeds[0] * passes * forward
-        yield (
-            f"| {width} | {precision} | {kind} | {speeds[0]:,.0f} | {speeds[best]:,.0f}, "
-            f"{contestants[best].name} | {speeds[0] / speeds[best]:.2f} | "
-            f"{achieved / 1e9:,.0f} | {achieved / reachable:.0%} |"
-        )
-    for contestant in contestants:
-        contestant.leave()
+    def conv(inputs, filters, size, stride=1):
+        convolution = nn.Conv2d(inputs, filters, size, stride, padding=size // 2)
+        return nn.Sequential(convolution, nn.BatchNorm2d(filters))
+
+    class Block(nn.Module):
+        def __init__(self, inputs, filters, stride):
+            super().__init__()
+            first, second = conv(inputs, filters, 3, stride), conv(filters, filters, 3)
+            self.main = nn.Sequential(first, nn.ReLU(inplace=True), second)
+            self.shortcut = conv(inputs, filters, 1, stride)
+
+        def forward(self, x):
+            return (self.main(x) + self.shortcut(x)).relu()
+
+    layers, inputs = [conv(3, width, 3), nn.ReLU(inplace=True)], width
+    for stage in range(4):
+        for stride in (2 if stage else 1, 1):
+            layers.append(Block(inputs, width * 2**stage, stride))
+            inputs = width * 2**stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 100))
 
 
-def headline():
-    """What computes here, by a process that ends before the measuring."""
-    contestant = Contestant("", Ours, 16, "float32")
-    machine = contestant.ask("describe")
-    contestant.leave()
-    backend = machine["backend"]
-    return (
-        f"Images per second in batches of {BATCH_SIZE}; {machine['device']}, {machine['cores']} "
-        f"cores, {backend} {machine['versions'][backend]}, PyTorch {version('torch')}:"
-    )
+contestant = None  # the one of this process
+
+
+def begin(kind, *options):
+    global contestant
+    contestant = kind(*options)
+
+
+def answer(name):
+    attribute = getattr(contestant, name)
+    return attribute() if callable(attribute) else attribute
+
+
+def images_per_second(work, batches):
+    """Return the contestant's speed in "train" or "infer", after a batch that wakes it."""
+    rng, act = np.random.default_rng(0), getattr(contestant, work)
+    x = rng.integers(0, 256, (batches, BATCH_SIZE, 32, 32, 3), dtype=np.uint8)
+    y = rng.integers(0, 100, (batches, BATCH_SIZE))
+    act(x[0], y[0])
+    start = time.perf_counter()
+    for images, labels in zip(x, y, strict=True):
+        act(images, labels)
+    return batches * BATCH_SIZE / (time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def in_own_process(kind, *options):
+    """Give a function that runs another one in the process of a new contestant."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, begin, (kind, *options)) as process:
+        yield lambda *call: process.submit(*call).result()
+
+
+def compare(width, precision):
+    """Yield two rows of the table: training and inference of the network of `width`."""
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(in_own_process(Ours, width, precision))
+        theirs = [
+            stack.enter_context(in_own_process(PyTorch, width, precision, *way))
+            for way in WAYS.values()
+        ]
+        assert len({run(answer, "parameters") for run in (ours, *theirs)}) == 1
+        reachable = theirs[0](answer, "matmul_flops")
+        batches = max(1, 8192 // width**2)  # about as much work at every width
+        # The gradients of an output and of a kernel cost as much as a forward pass each.
+        for kind, work, passes in (("training", "train", 3), ("inference", "infer", 1)):
+            task = (images_per_second, work, batches)
+            speeds = [[run(*task) for run in (ours, *theirs)] for _ in range(1 + ROUNDS)]
+            speed, *peers = np.median(speeds[1:], axis=0)  # the first round compiles
+            achieved = speed * passes * ours(answer, "forward_flops")
+            yield (
+                f"| {width} | {precision} | {kind} | {speed:,.0f} | {max(peers):,.0f}, "
+                f"{list(WAYS)[np.argmax(peers)]} | {speed / max(peers):.2f} | "
+                f"{achieved / 1e9:,.0f} | {achieved / reachable:.0%} |"
+            )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 128])
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
-    arguments = parser.parse_args()
+    with in_own_process(Ours, 16, "float32") as run:
+        machine = run(answer, "machine")
+    backend, cores = machine["backend"], machine["cores"]
     lines = [
-        headline(),
+        f"Images per second in batches of {BATCH_SIZE}; {machine['device']}, {cores} cores, "
+        f"{backend} {machine['versions'][backend]}, PyTorch {version('torch')}:",
         "",
-        "| width | precision | | ours | PyTorch, at its best | ratio | GFLOP/s | of a matmul's |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        HEAD,
     ]
-    print("\n".join(lines), flush=True)
-    for width in arguments.widths:
+    for width in map(int, sys.argv[1:] or (16, 128)):
         for precision in ("float32", "bfloat16"):
-            for row in compare(width, precision, arguments.compile):
-                print(row, flush=True)
-                lines.append(row)
+            lines += compare(width, precision)
+            print(lines[-2], lines[-1], sep="\n", flush=True)
     RECORD.write_text("\n".join(lines) + "\n")
 
 
