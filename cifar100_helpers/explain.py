@@ -40,7 +40,10 @@ def _read(path):
     try:
         with Image.open(file) as opened:
             # Cameras store the picture as the sensor lay, and how to turn it.
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I"):  # 16 bits of grey, which convert would clip to white
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            picture = picture.convert("RGBA")
     except Exception as error:  # Pillow raises many kinds for damaged files
         problem = in_one_line(error)
         raise ParameterError(f"{file} is no picture that Pillow reads ({problem}).") from None

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from cifar100_helpers import plots
+from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 
 HISTORY = {
     "epoch": [1, 2, 3, 4],
@@ -10,6 +11,7 @@ HISTORY = {
     "loss": [4.0, 3.0, 2.5, 2.25],
     "accuracy": [0.1, 0.2, 0.3, 0.35],
 }
+SUPERCLASSES = [name.replace("_", " ") for name in COARSE_NAMES]
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +31,12 @@ def predictions(synthetic):
     return 0.9 * np.eye(100)[seen] + 0.001, labels
 
 
-def texts(ax):
-    return [text.get_text() for text in ax.texts]
+def texts(artists):
+    return [artist.get_text() for artist in artists]
+
+
+def words(*classes):
+    return [FINE_NAMES[i].replace("_", " ") for i in classes]
 
 
 def test_images_are_drawn_in_order_with_titles():
@@ -54,12 +60,11 @@ def test_mosaic_names_every_class_beside_its_superclass(synthetic):
     by_row = {}
     for image, text in zip(ax.images, ax.texts, strict=True):
         fine = int(image.get_array()[0, 0, 0])
-        assert text.get_text() == synthetic.fine_names[fine].replace("_", " ")
+        assert [text.get_text()] == words(fine)
         row = round(image.get_extent()[3] / 1.4)
         by_row.setdefault(row, set()).add(int(synthetic.coarse_of_fine[fine]))
     assert by_row == {row: {row} for row in range(20)}
-    labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == [name.replace("_", " ") for name in synthetic.coarse_names]
+    assert texts(ax.get_yticklabels()) == SUPERCLASSES
 
 
 def test_class_distances_are_ordered_by_superclass(synthetic):
@@ -87,68 +92,95 @@ def test_brightness_is_distributed_over_images_not_pixels():
     assert set(heights) == {0, 4, 100, 104}
 
 
-def test_training_curves_mark_the_phases():
+def test_training_curves_mark_the_phases_and_the_epochs_of_the_head_alone():
     ax = plots.plot_training_curves(HISTORY, "loss")
     curve, *boundaries = ax.lines
     np.testing.assert_array_equal(curve.get_ydata(), HISTORY["loss"])
-    assert [line.get_xdata()[0] for line in boundaries] == [2.5, 3.5]
+    assert [line.get_xdata()[0] for line in boundaries] == [2.5, 3.5] and not ax.patches
+    (shade,) = plots.plot_training_curves(HISTORY, "loss", frozen_epochs=2).patches
+    assert (shade.get_x(), shade.get_x() + shade.get_width()) == (0.5, 2.5)
 
 
-def test_training_curves_show_validation_where_there_is_one():
+def test_training_curves_show_validation_if_there_was_any():
     history = HISTORY | {"val_accuracy": [0.1, 0.15, 0.2, 0.2]}
     ax = plots.plot_training_curves(history, "accuracy")
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), history["val_accuracy"])
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["training", "validation"]
+    assert texts(ax.get_legend().get_texts()) == ["training", "validation"]
 
 
 def test_class_accuracy_shows_the_worst_and_the_best(synthetic, predictions):
-    ax = plots.plot_class_accuracy(*predictions, synthetic.fine_names, count=3)
-    names = [label.get_text() for label in ax.get_yticklabels()]
+    ax = plots.plot_class_accuracy(*predictions, FINE_NAMES, count=3)
+    names = texts(ax.get_yticklabels())
     widths = [bar.get_width() for bar in ax.patches]
-    assert names[:2] == [synthetic.fine_names[i].replace("_", " ") for i in (3, 10)]
+    assert names[:2] == words(3, 10)
     assert widths[0] == 0 and 0 < widths[1] < 1 and widths[-3:] == [1, 1, 1]
 
 
 def test_confused_pairs_come_most_first(synthetic, predictions):
-    ax = plots.plot_confused_pairs(*predictions, synthetic.fine_names, count=5)
+    ax = plots.plot_confused_pairs(*predictions, FINE_NAMES, count=5)
     assert [bar.get_width() for bar in ax.patches] == [5, 3]
-    first = ax.get_yticklabels()[0].get_text()
-    assert first == f"{synthetic.fine_names[3]} / {synthetic.fine_names[7]}".replace("_", " ")
+    assert texts(ax.get_yticklabels())[0] == " / ".join(words(3, 7))
+
+
+def test_superclass_confusion_is_in_percent_of_the_true_superclass(predictions):
+    probabilities, labels = predictions
+    ax = plots.plot_superclass_confusion(probabilities, labels, COARSE_OF_FINE, COARSE_NAMES)
+    shown = np.asarray(ax.images[0].get_array())
+    expected = np.zeros((20, 20))
+    for true, seen in COARSE_OF_FINE[np.column_stack([labels, probabilities.argmax(axis=1)])]:
+        expected[true, seen] += 100 / np.sum(COARSE_OF_FINE[labels] == true)
+    np.testing.assert_allclose(shown, expected)
+    assert expected[COARSE_OF_FINE[3], COARSE_OF_FINE[7]] == pytest.approx(20)  # not 7 for 3
+    numbers = {text.get_text() for text in ax.texts if text.get_visible()}
+    assert numbers == {f"{percent:.0f}" for percent in expected.flat if percent}
+    assert texts(ax.get_xticklabels()) == texts(ax.get_yticklabels()) == SUPERCLASSES
 
 
 def test_confident_mistakes_show_what_was_seen_and_what_it_is(synthetic, predictions):
     probabilities, labels = predictions
-    mistake = int(np.flatnonzero(labels == 3)[2])
+    mistake = np.flatnonzero(labels == 3)[2]
     probabilities[mistake, 7] = 0.99
     axes = plots.plot_confident_mistakes(
-        synthetic.x_test, probabilities, labels, synthetic.fine_names, count=4
+        synthetic.x_test, probabilities, labels, FINE_NAMES, count=4
     )
     np.testing.assert_array_equal(axes[0].images[0].get_array(), synthetic.x_test[mistake])
-    title = axes[0].get_title()
-    seen, label = (synthetic.fine_names[i].replace("_", " ") for i in (7, 3))
-    assert seen in title and label in title and "99%" in title
-    assert len(axes) == 4
+    seen, label = words(7, 3)
+    assert axes[0].get_title() == f"“{seen}” 99%\nis {label}" and len(axes) == 4
+
+
+def test_neighbours_are_coloured_by_whether_the_class_is_the_same(synthetic):
+    labels = np.array([0, 1, 0, 1])
+    images = synthetic.x_train[:4]
+    axes = plots.plot_neighbours(images, [0, 3], [[1, 2], [1, 0]], labels, ["cat", "sea_lion"])
+    titles = ["cat", "sea lion", "cat", "sea lion", "sea lion", "cat"]
+    assert [ax.get_title() for ax in axes] == titles
+    colours = [ax.title.get_color() for ax in axes]
+    assert colours == ["black", "tab:red", "tab:green", "black", "tab:green", "tab:red"]
+    for ax, index in zip(axes, [0, 1, 2, 3, 1, 0], strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), images[index])
+
+
+def test_duplicates_are_drawn_in_pairs_from_the_first_to_the_last(synthetic):
+    axes = plots.plot_duplicates(synthetic, np.arange(5), np.arange(14, 9, -1), count=3)
+    assert len(axes) == 6
+    for number, (test, train) in enumerate([(0, 14), (2, 12), (4, 10)]):
+        ours, theirs = axes[2 * number], axes[2 * number + 1]
+        np.testing.assert_array_equal(ours.images[0].get_array(), synthetic.x_test[test])
+        np.testing.assert_array_equal(theirs.images[0].get_array(), synthetic.x_train[train])
+        titles = [ours.get_title(), theirs.get_title()]
+        assert titles == words(synthetic.y_test[test], synthetic.y_train[train])
 
 
 def test_functions_draw_into_given_axes(synthetic, predictions):
     _, ax = plt.subplots()
     assert plots.plot_training_curves(HISTORY, "loss", ax=ax) is ax
-    assert plots.plot_confused_pairs(*predictions, synthetic.fine_names, ax=ax) is ax
+    assert plots.plot_confused_pairs(*predictions, FINE_NAMES, ax=ax) is ax
     assert len(plt.get_fignums()) == 1
 
 
 def test_figures_of_synthetic_data_say_so(synthetic):
     plots.mark_figures(synthetic)
-    assert "synthetic data" in texts(plt.figure())
+    assert "synthetic data" in texts(plt.figure().texts)
     real = type("Real", (), {"name": "cifar100"})
     plots.mark_figures(real)
-    assert texts(plt.figure()) == []
-
-
-def test_training_curves_shade_the_epochs_of_the_head_alone():
-    history = {"epoch": [1, 2, 3], "phase": [1, 1, 2], "loss": [3.0, 2.0, 1.0]}
-    ax = plots.plot_training_curves(history, "loss", frozen_epochs=2)
-    (shade,) = ax.patches
-    assert (shade.get_x(), shade.get_x() + shade.get_width()) == (0.5, 2.5)
-    assert not plots.plot_training_curves(history, "loss").patches
+    assert texts(plt.figure().texts) == []
