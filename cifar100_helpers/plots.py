@@ -220,14 +220,11 @@ def plot_neighbours(images, queries, neighbours, labels, names):
     return drawn
 
 
-def plot_duplicates(cifar, test, train, *, count=12):
-    """Draw `count` pairs of near-duplicates, evenly chosen from the first to the last.
-
-    `test` and `train`, int (pairs,), are indices into the test and the training images.
-    """
-    chosen = np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)
+def plot_duplicates(cifar, pairs, *, count=12):
+    """Draw `count` of the `pairs` of `near_duplicates`, evenly from the most to the least alike."""
+    chosen = pairs[np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)]
     images, titles = [], []
-    for i, j in zip(test[chosen], train[chosen], strict=True):
+    for i, j in chosen[["test_index", "train_index"]]:
         images += [cifar.x_test[i], cifar.x_train[j]]
         titles += [readable(cifar.fine_names[c]) for c in (cifar.y_test[i], cifar.y_train[j])]
     heading = "Test images, each with a training image of the same shot on its right"

@@ -161,7 +161,9 @@ def test_neighbours_are_coloured_by_whether_the_class_is_the_same(synthetic):
 
 
 def test_duplicates_are_drawn_in_pairs_from_the_first_to_the_last(synthetic):
-    axes = plots.plot_duplicates(synthetic, np.arange(5), np.arange(14, 9, -1), count=3)
+    columns = [("test_index", int), ("train_index", int), ("distance", float)]
+    pairs = np.array([(i, 14 - i, 0.01 * i) for i in range(5)], columns)
+    axes = plots.plot_duplicates(synthetic, pairs, count=3)
     assert len(axes) == 6
     for number, (test, train) in enumerate([(0, 14), (2, 12), (4, 10)]):
         ours, theirs = axes[2 * number], axes[2 * number + 1]
