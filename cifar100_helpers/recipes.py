@@ -1,19 +1,21 @@
-"""Training recipes as data: phases of epochs, each with an optimizer of its own."""
+"""Training recipes as data, and what a phase of one compiles to."""
 
 import math
 from dataclasses import dataclass, replace
 from numbers import Real
 
-from .errors import ParameterError
+import keras
+import numpy as np
+from keras import ops
 
-CHOICES = {"optimizer": ("adam", "sgd"), "schedule": ("constant", "one_cycle")}
+from .errors import ParameterError
+from .inference import layers_after
+
+CHOICES = {"optimizer": ("adam", "sgd", "muon"), "schedule": ("constant", "one_cycle")}
 NUMBERS = {  # and what they must stay below
     "learning_rate": math.inf,
     "weight_decay": math.inf,
     "label_smoothing": 1,
-    "mixup": math.inf,
-    "cutmix": math.inf,
-    "ema": 1,
 }
 
 
@@ -23,17 +25,12 @@ class Phase:
 
     `optimizer`: "adam", or "sgd" with Nesterov momentum 0.9 (Sutskever et al., 2013). `schedule`:
     "constant", or "one_cycle": up to `learning_rate` in a quarter of the phase's steps, then down
-    to zero along a cosine (Smith and Topin, "Super-Convergence", 2018).
-
-    `weight_decay`: per unit of learning rate, apart from the gradient (Loshchilov and Hutter,
-    "Decoupled Weight Decay Regularization", 2019), not on biases and batch normalization.
-    `label_smoothing`: the part of every label that is spread over all classes (Szegedy et al.,
-    2016). `mixup` and `cutmix`: alpha of the Beta distribution that says in which proportion two
-    images are mixed, see `batches`. `ema`: decay of a moving average of the weights, which takes
-    their place when the phase is over (Polyak and Juditsky, 1992). 0 leaves an ingredient out.
-
-    The layers up to and including the one named `frozen_until` do not learn. Raises ParameterError
-    where a value does not fit.
+    to zero along a cosine (Smith and Topin, "Super-Convergence", 2018). `weight_decay`: per unit of
+    learning rate, apart from the gradient (Loshchilov and Hutter, "Decoupled Weight Decay
+    Regularization", 2019), not on biases and batch normalization. `label_smoothing`: the part of
+    every label that is spread over all classes (Szegedy et al., 2016). The layers up to and
+    including the one named `frozen_until` do not learn. Raises ParameterError if a value does not
+    fit.
     """
 
     epochs: int
@@ -42,9 +39,6 @@ class Phase:
     schedule: str = "constant"
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    ema: float = 0.0
     frozen_until: str = ""
 
     def __post_init__(self):
@@ -75,7 +69,6 @@ RESNET_RECIPES = {
     ),
 }
 
-
 # The head first, on a frozen base; then everything. 20 + 26 epochs, of which 45 were published.
 XCEPTION_RECIPES = {
     "published": (
@@ -85,75 +78,61 @@ XCEPTION_RECIPES = {
     ),
     "modern": (
         Phase(
-            20,
+            6,
             2e-3,
             schedule="one_cycle",
             weight_decay=0.05,
             label_smoothing=0.1,
             frozen_until="pool",
         ),
-        Phase(26, 4e-4, schedule="one_cycle", weight_decay=0.05, label_smoothing=0.1),
+        Phase(4, 3e-4, schedule="one_cycle", weight_decay=0.05, label_smoothing=0.1),
     ),
 }
 
 
 def resnet_phases(recipe, epochs, *, changes=None):
-    """The phases of the named ResNet `recipe`, scaled to a total of `epochs`.
+    """Return the phases of the named ResNet `recipe`, scaled to `epochs` in all.
 
-    `changes` replaces settings of every phase: see `change_phases`.
+    `changes`, a dict such as {"label_smoothing": 0.0}, replaces settings of every phase. Raises
+    ParameterError if there is no such recipe or setting.
     """
-    return scale_epochs(change_phases(_find(recipe, RESNET_RECIPES), changes or {}), epochs)
+    return scale_epochs(_find(recipe, RESNET_RECIPES, changes), epochs)
 
 
-def xception_phases(recipe, frozen_epochs, finetune_epochs, *, frozen_blocks=0, changes=None):
-    """The phases of the named Xception `recipe`, with so many epochs for the head and after it.
+def xception_phases(recipe, frozen_epochs, finetune_epochs, *, changes=None):
+    """Return the phases of the named Xception `recipe`, the head alone first, then everything.
 
-    With `frozen_blocks`, the first blocks of the base are frozen in every phase, see
-    `build_xception`. `changes` replaces settings of every phase: see `change_phases`.
+    They take `frozen_epochs` and `finetune_epochs`. `changes` and errors as in `resnet_phases`.
     """
-    head, *finetuning = change_phases(_find(recipe, XCEPTION_RECIPES), changes or {})
-    frozen_until = "frozen_blocks" if frozen_blocks else ""
-    finetuning = tuple(replace(phase, frozen_until=frozen_until) for phase in finetuning)
+    head, *finetuning = _find(recipe, XCEPTION_RECIPES, changes)
     return scale_epochs((head,), frozen_epochs) + scale_epochs(finetuning, finetune_epochs)
 
 
-def _find(recipe, recipes):
+def _find(recipe, recipes, changes):
     if recipe not in recipes:
         known = ", ".join(recipes)
         raise ParameterError(f"recipe {recipe!r} does not exist: choose one of {known}.")
-    return recipes[recipe]
-
-
-def change_phases(phases, changes):
-    """Return `phases` with `changes`, a dict such as {"mixup": 0.2}, made to each of them.
-
-    Raises ParameterError where `changes` names something else than a phase's own settings.
-    """
-    for name in changes:
-        if name not in {**CHOICES, **NUMBERS}:
-            known = ", ".join({**CHOICES, **NUMBERS})
+    settings = [*CHOICES, *NUMBERS]
+    for name in changes or {}:
+        if name not in settings:
+            known = ", ".join(settings)
             raise ParameterError(f"{name} is no setting of a recipe: choose among {known}.")
-    return tuple(replace(phase, **changes) for phase in phases)
+    return tuple(replace(phase, **changes or {}) for phase in recipes[recipe])
 
 
 def scale_epochs(phases, epochs):
-    """Scale `phases` to `epochs` in all, in proportion, each at least 1 where the total allows."""
-    if epochs < len(phases):
-        phases = phases[:epochs]
-    total = sum(phase.epochs for phase in phases)
-    shares = [epochs * phase.epochs / total for phase in phases]
-    counts = [max(1, int(share)) for share in shares]
-    while sum(counts) != epochs:
-        step = 1 if sum(counts) < epochs else -1
-        # The phase that is furthest from its share on the wrong side, never one that would vanish.
-        candidates = [i for i in range(len(counts)) if counts[i] + step >= 1]
-        furthest = max(candidates, key=lambda i: step * (shares[i] - counts[i]))
-        counts[furthest] += step
-    return tuple(replace(phase, epochs=count) for phase, count in zip(phases, counts, strict=True))
+    """Scale `phases` to `epochs` in all, in proportion, each at least 1 if the total allows."""
+    phases = phases[:epochs]
+    planned = np.cumsum([0, *(phase.epochs for phase in phases)])
+    counts = np.diff(np.rint(epochs * planned / planned[-1]).astype(int))
+    while counts.min() < 1:
+        counts[counts.argmin()] += 1
+        counts[counts.argmax()] -= 1
+    return tuple(replace(p, epochs=int(count)) for p, count in zip(phases, counts, strict=True))
 
 
 def describe_schedule(phases):
-    """One line per phase: its epochs, optimizer and other settings, and what is frozen."""
+    """Return one line per phase: its epochs, optimizer and other settings, and what is frozen."""
     lines, first = [], 1
     for number, phase in enumerate(phases, start=1):
         last = first + phase.epochs - 1
@@ -167,3 +146,78 @@ def describe_schedule(phases):
         lines.append(f"phase {number}: epochs {first}–{last}, {rate}{''.join(extras)}{frozen}")
         first = last + 1
     return "\n".join(lines)
+
+
+def compile_phase(model, phase, steps_per_epoch):
+    """Freeze what `phase` freezes, compile with a new optimizer, and return the model to fit.
+
+    That is `model`, or its layers after the frozen ones (see `frozen_features`). It takes one-hot
+    labels.
+    """
+    part = layers_after(model, phase.frozen_until) if phase.frozen_until else model
+    for layer in model.layers:
+        layer.trainable = part is model or layer in part.layers
+    part.compile(
+        optimizer=_make_optimizer(phase, phase.epochs * steps_per_epoch),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
+    return part
+
+
+def _make_optimizer(phase, steps):
+    learning_rate = phase.learning_rate
+    if phase.schedule == "one_cycle":
+        warmup_steps = steps // 4
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            0.0, steps - warmup_steps, warmup_target=learning_rate, warmup_steps=warmup_steps
+        )
+    options = {"weight_decay": phase.weight_decay or None}
+    if phase.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, **options)
+    else:
+        optimizer = keras.optimizers.Adam(learning_rate, **options)
+    if phase.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+@keras.saving.register_keras_serializable("cifar100_helpers")
+class Muon(keras.optimizers.SGD):
+    """Orthogonal updates for convolution kernels, Nesterov momentum for all other variables.
+
+    A kernel's momentum, as a matrix of (height · width · in) × out, is replaced by the nearest
+    matrix with orthogonal columns or rows, so that every direction in it moves by
+    `learning_rate`; the others learn by SGD at `other_rate` times that. Keras's own `Muon` gives
+    all four-dimensional kernels to AdamW. Source: Keller Jordan et al., "Muon: An optimizer for
+    hidden layers in neural networks", 2024.
+    """
+
+    def __init__(self, learning_rate, momentum=0.93, other_rate=10.0, steps=3, **options):
+        options["nesterov"] = True
+        super().__init__(learning_rate, momentum=momentum, **options)
+        self.other_rate, self.steps = other_rate, steps
+
+    def update_step(self, gradient, variable, learning_rate):
+        if len(variable.shape) != 4:
+            super().update_step(gradient, variable, learning_rate * self.other_rate)
+            return
+        momentum = self.momentums[self._get_variable_index(variable)]
+        self.assign(momentum, momentum * self.momentum + gradient)
+        *_, fan_out = variable.shape
+        matrix = ops.reshape(momentum * self.momentum + gradient, (-1, fan_out))
+        scale = max(1, fan_out / matrix.shape[0]) ** 0.5
+        update = ops.reshape(orthogonalized(matrix, self.steps), variable.shape)
+        self.assign_sub(variable, update * (learning_rate * scale))
+
+    def get_config(self):
+        return {**super().get_config(), "other_rate": self.other_rate, "steps": self.steps}
+
+
+def orthogonalized(matrix, steps):
+    """About `matrix` with every singular value replaced by 1, by Newton–Schulz iteration."""
+    matrix = matrix / (ops.norm(matrix) + 1e-7)
+    for _ in range(steps):
+        gram = ops.transpose(matrix) @ matrix
+        matrix = 3.4445 * matrix + matrix @ (2.0315 * gram @ gram - 4.775 * gram)
+    return matrix

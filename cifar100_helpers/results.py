@@ -1,48 +1,40 @@
-"""Run records: one run is one folder with `run.json` and `predictions.npz`."""
+"""Run records: one run is one folder with `run.json`, `predictions.npz` and `model.keras`."""
 
 import json
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from .checkpoint import alone, write_json, written_whole
-from .errors import RunError, in_one_line
+from .augment import RandomTransforms
+from .errors import RunError
 from .evaluation import evaluate
-from .npz import load_arrays
+from .resnet import BatchNormalization
 from .runtime import describe
-from .tables import README_COLUMNS, runs_table
+from .storage import alone, load_arrays, write_json, written_whole
+from .xception import InferenceMode
 
-SCHEMA = 2
-FIELDS = {
-    "schema": int,
-    "name": str,
-    "dataset": str,
-    "model": str,
-    "parameter_count": int,
-    "parameters": dict,
-    "phases": [dict],
-    "history": {"epoch": [int]},
-    "metrics": {
-        "top1": float,
-        "top1_interval": (float, float),
-        "top1_without_duplicates": float | None,
-        "top5": float,
-        "superclass_top1": float,
-        "loss": float,
-        "calibration_error": float,
-    },
-    "phase_seconds": [float],
-    "machine": {"device": str, "gpus": int, "cores": int},
-}
-LARGEST = 1 << 53  # whole numbers up to this one are numbers in every JSON
-MOST_BYTES = 1 << 28  # of all predictions; those of 100,000 images take 20 MB
-ARRAYS = (
-    "probabilities",
-    "labels",
-    "near_duplicate",
-    "validation_probabilities",
-    "validation_labels",
+SCHEMA = 3
+FIELDS = (
+    "name",
+    "dataset",
+    "model",
+    "parameter_count",
+    "parameters",
+    "phases",
+    "history",
+    "metrics",
+    "phase_seconds",
+    "petaflops",
+    "machine",
+)
+UNKNOWN = "–"
+
+PUBLISHED = (
+    {"model": "resnet", "top1": 0.6549, "parameter_count": 46_203_236, "epochs": 26},
+    {"model": "xception", "top1": 0.7293, "parameter_count": 21_961_868, "epochs": 45},
 )
 
 
@@ -50,10 +42,9 @@ ARRAYS = (
 class Run:
     """A recorded run: `record` as in `run.json`, and what it predicted.
 
-    Of the test set: `probabilities`, float32 (n, classes), `labels`, int (n,), and
-    `near_duplicate`, bool (n,), true where the training set has an image like it. Of the images
-    held out from training: `validation_probabilities` and `validation_labels`, empty where the run
-    held none out.
+    For the test set: `probabilities`, float32 (n, classes), `labels`, int (n,), and
+    `near_duplicate`, bool (n,), true if the training set has an image like it. For the images held
+    out from training: `validation_probabilities` and `validation_labels`, empty if there were none.
     """
 
     record: dict
@@ -75,12 +66,47 @@ def project_path(folder):
     return next(roots, here) / Path(folder).expanduser()
 
 
+def save_network(model, run_dir):
+    """Write the trained `model` to `run_dir`/model.keras and return what was written.
+
+    That is a network of Keras's own layers, in float32, without random transforms: uint8 images in,
+    probabilities out. `keras.saving.load_model` opens it without this package. Raises RunError if
+    `run_dir` cannot be written.
+    """
+    network = keras.models.clone_model(
+        model, clone_function=_stock_layer, call_function=_call_unless_random
+    )
+    network.set_weights(model.get_weights())
+    file = Path(run_dir) / "model.keras"
+    with written_whole(file) as unfinished:
+        network.save(unfinished)
+    print(f"the trained network: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
+    return network
+
+
+def _stock_layer(layer):
+    """A new layer like `layer`, one of Keras's own, which computes in float32."""
+    if isinstance(layer, RandomTransforms):
+        return layer  # it is not called
+    if isinstance(layer, InferenceMode):
+        base = keras.models.clone_model(layer.layer, clone_function=_stock_layer)
+        base.name = layer.name
+        return base
+    kind = type(layer)
+    if kind is BatchNormalization:
+        kind = keras.layers.BatchNormalization
+    return kind.from_config(layer.get_config() | {"dtype": "float32"})
+
+
+def _call_unless_random(layer, *inputs, **options):
+    return inputs[0] if isinstance(layer, RandomTransforms) else layer(*inputs, **options)
+
+
 def save_run(
     run_dir,
     *,
-    model,
+    network,
     state,
-    phases,
     probabilities,
     labels,
     near_duplicate,
@@ -89,52 +115,47 @@ def save_run(
 ):
     """Write the record of a finished run into `run_dir` and return it as a `Run`.
 
-    `model` is the trained network, `state` what `train` returned, `phases` what it was given; the
-    run's parameters name its `dataset`.
-    `probabilities`, float (n, classes), `labels`, int (n,), and `near_duplicate`, bool (n,), are
-    those of the test set; `validation` is a pair of probabilities and labels of held-out images.
-    The metrics are computed from the probabilities as stored, in float16; the seconds of the first
-    phase include those of computing what frozen layers give. `run.json` is written last: with it,
-    the record is whole. Raises RunError where another process works in `run_dir`, and where that
-    cannot be written.
+    `network`: see `save_network`; `state`: what `train` returned. `probabilities`, float (n,
+    classes), `labels`, int (n,), and `near_duplicate`, bool (n,), belong to the test set;
+    `coarse_of_fine`: int (classes,); `validation`: a pair of probabilities and labels of the images
+    held out, or None. Metrics are computed from the probabilities as stored, in float16. `run.json`
+    is written last: with it, the record is whole. Raises RunError if another process works in
+    `run_dir`, or if it cannot be written.
     """
     run_dir = Path(run_dir)
     stored = np.asarray(probabilities, dtype=np.float16)
-    near_duplicate = np.asarray(near_duplicate, dtype=bool)
     held_out, held_out_labels = validation or (stored[:0], labels[:0])
-    first_phase, *later_phases = state["phase_seconds"]
-    first_phase += sum(state.get("feature_seconds", {}).values())
-    parameters = state["parameters"]
     record = {
         "schema": SCHEMA,
         "name": run_dir.name,
-        "dataset": parameters["dataset"],
-        "model": model.name,
-        "parameter_count": model.count_params(),
-        "parameters": parameters,
-        "phases": [vars(phase) for phase in phases],
+        "dataset": state["parameters"]["dataset"],
+        "model": network.name,
+        "parameter_count": network.count_params(),
+        "parameters": state["parameters"],
+        "phases": state["phases"],
         "history": state["history"],
         "metrics": evaluate(stored, labels, coarse_of_fine, near_duplicate),
-        "phase_seconds": [round(seconds, 1) for seconds in (first_phase, *later_phases)],
+        "phase_seconds": [round(seconds, 1) for seconds in state["phase_seconds"]],
+        "petaflops": float(f"{state['petaflops']:.4g}"),
         "machine": describe(),
     }
-    arrays = {
-        "probabilities": stored,
-        "labels": np.asarray(labels, np.int64),
-        "near_duplicate": near_duplicate,
-        "validation_probabilities": np.asarray(held_out, np.float16),
-        "validation_labels": np.asarray(held_out_labels, np.int64),
-    }
     with alone(run_dir / "lock", "works in"):
-        with written_whole(run_dir / "predictions.npz") as stream:
-            np.savez_compressed(stream, **arrays)
+        with written_whole(run_dir / "predictions.npz") as unfinished:
+            np.savez_compressed(
+                unfinished,
+                probabilities=stored,
+                labels=np.asarray(labels, np.int64),
+                near_duplicate=np.asarray(near_duplicate, bool),
+                validation_probabilities=np.asarray(held_out, np.float16),
+                validation_labels=np.asarray(held_out_labels, np.int64),
+            )
             (run_dir / "run.json").unlink(missing_ok=True)  # it may be of other predictions
         write_json(run_dir / "run.json", record)
     return load_run(run_dir)
 
 
 def load_run(run_dir):
-    """Read and validate the record in `run_dir`; raises RunError where it is missing or unsound."""
+    """Read and check the record in `run_dir`; raises RunError if it is missing or unsound."""
     run_dir = Path(run_dir)
 
     def require(condition, problem):
@@ -142,17 +163,24 @@ def load_run(run_dir):
             raise RunError(f"The record in {run_dir} is not sound: {problem}.")
 
     try:
-        text = (run_dir / "run.json").read_text(encoding="utf-8")
-        record = json.loads(text, object_pairs_hook=_without_repetition)
-        _validate_record(record, run_dir.name, require)
-        arrays = load_arrays(run_dir / "predictions.npz", ARRAYS, most_bytes=MOST_BYTES)
+        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        arrays = load_arrays(run_dir / "predictions.npz")
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise RunError(f"{run_dir} holds no finished run: {missing} is missing.") from None
-    except (ValueError, OSError, RecursionError) as error:
-        reason = in_one_line(error)
-        raise RunError(f"The record in {run_dir} cannot be read ({reason}): delete it.") from None
-    _validate_arrays(arrays, require)
+    except (ValueError, OSError):
+        raise RunError(f"The record in {run_dir} is damaged: delete that folder.") from None
+    require(isinstance(record, dict), "run.json holds no object")
+    require(record.get("schema") == SCHEMA, f"its schema is not {SCHEMA}, make it again")
+    missing = ", ".join([name for name in FIELDS if name not in record])
+    require(not missing, f"run.json lacks {missing}")
+    names = ("probabilities", "labels", "near_duplicate")
+    names += ("validation_probabilities", "validation_labels")
+    require(arrays.keys() == set(names), f"predictions.npz does not hold {', '.join(names)}")
+    for part in ("", "validation_"):
+        _check_predictions(arrays[f"{part}probabilities"], arrays[f"{part}labels"], require)
+    same_length = arrays["near_duplicate"].shape == arrays["labels"].shape
+    require(same_length, "near_duplicate and labels differ in number")
     return Run(record, **{name: _single(array) for name, array in arrays.items()})
 
 
@@ -160,80 +188,104 @@ def _single(array):
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _without_repetition(pairs):
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name stands twice in one object of run.json")
-    return dict(pairs)
-
-
-def _validate_record(record, name, require):
-    require(type(record) is dict, "run.json holds no object")
-    require(record.get("schema") == SCHEMA, f"its schema is not {SCHEMA}")
-    _validate_type("run.json", record, FIELDS, require)
-    require(record["name"] == name, f"its name is {record['name']}, not the folder's")
-
-
-def _validate_type(name, value, expected, require):
-    """Require of `value`, called `name`, the types in `expected`, which is shaped as it is."""
-    if type(expected) is dict:
-        require(type(value) is dict, f"{name} is of another type")
-        missing = ", ".join(sorted(expected.keys() - value.keys()))
-        require(not missing, f"{name} has no {missing}")
-        for key, kind in expected.items():
-            _validate_type(key, value[key], kind, require)
-    elif type(expected) in (list, tuple):
-        require(type(value) is list, f"{name} is of another type")
-        kinds = expected * len(value) if type(expected) is list else expected
-        require(len(value) == len(kinds), f"{name} is of another length")
-        for item, kind in zip(value, kinds, strict=True):
-            _validate_type(name, item, kind, require)
-    else:
-        is_kind = isinstance(value, expected) and type(value) is not bool
-        require(is_kind, f"{name} is of another type")
-        is_number = type(value) in (int, float)
-        require(not is_number or -LARGEST <= value <= LARGEST, f"{name} is no number")
-
-
-def _validate_arrays(arrays, require):
-    for part in ("", "validation_"):
-        _validate_predictions(arrays[part + "probabilities"], arrays[part + "labels"], require)
-    require(len(arrays["labels"]), "there are no predictions")
-    near_duplicate = arrays["near_duplicate"]
-    require(near_duplicate.shape == arrays["labels"].shape, "near_duplicate is of another length")
-    require(near_duplicate.dtype == bool, "near_duplicate is not true or false")
-
-
-def _validate_predictions(probabilities, labels, require):
-    require(probabilities.dtype.kind == "f", "the probabilities are no numbers")
-    require(probabilities.ndim == 2, "the probabilities are not a table")
-    require(labels.shape == probabilities.shape[:1], "labels and probabilities differ in number")
-    is_class = labels.dtype.kind in "iu" and (labels >= 0) & (labels < probabilities.shape[1])
-    require(np.all(is_class), "some labels are no number of a class")
-    require(np.isfinite(probabilities).all(), "some probabilities are not finite")
-    require(
-        np.all((probabilities >= 0) & (probabilities <= 1)),
-        "some probabilities are below 0 or above 1",
-    )
-    sums = probabilities.astype(np.float64).sum(axis=1)
+def _check_predictions(probabilities, labels, require):
+    same_length = probabilities.ndim == 2 and labels.shape == probabilities.shape[:1]
+    require(same_length, "labels and probabilities differ in number")
+    known = (labels >= 0) & (labels < probabilities.shape[1])
+    require(known.all(), "some labels are no number of a class")
+    sums = probabilities.sum(axis=1, dtype=np.float64)
     require(np.allclose(sums, 1, atol=0.01), "some probabilities do not sum to 1")
 
 
 def load_runs(results_dir):
     """Read every record in `results_dir`: a list of `Run`, in the order of their names.
 
-    Raises RunError where there is none, or where one is not sound.
+    Raises RunError if there is none, or if one is not sound.
     """
     folders = sorted(file.parent for file in Path(results_dir).glob("*/run.json"))
     if not folders:
         raise RunError(
             f"{results_dir} holds no record of a run: run 03_resnet or 04_xception, and name the "
-            "folder that they write to (runs, unless another was chosen)."
+            "folder that they write to (runs, unless you chose another)."
         )
     return [load_run(folder) for folder in folders]
 
 
-def results_table(results_dir):
-    """Return a Markdown table of the published figures and every real-data run in `results_dir`."""
-    records = [run.record for run in load_runs(results_dir)]
-    real = [record for record in records if record["dataset"] == "cifar100"]
-    return runs_table(real, README_COLUMNS)
+# Tables of runs in Markdown: what each run reached, and what it cost
+
+
+def runs_table(records, columns):
+    """Return a Markdown table with a row for each of `records` (as in `run.json`).
+
+    `columns` are names that `describe_run` knows. The published figures come first, unless the runs
+    are on synthetic data.
+    """
+    rows = {}
+    if all(record["dataset"] == "cifar100" for record in records):
+        rows = {f"{figures['model']}, published": _published(figures) for figures in PUBLISHED}
+    rows |= {record["name"]: describe_run(record) for record in records}
+    cells = [
+        [name, *(row.get(column, UNKNOWN) for column in columns)] for name, row in rows.items()
+    ]
+    return _markdown([["run", *columns], *cells])
+
+
+def describe_run(record):
+    """Return what `record` says, rounded for readers: a dict from a column's name to its text."""
+    metrics, machine = record["metrics"], record["machine"]
+    cores = "" if machine["gpus"] else f", {machine['cores']} cores"
+    several = f"{machine['gpus']} × " if machine["gpus"] > 1 else ""
+    low, high = metrics["top1_interval"]
+    return {
+        "top-1": f"{_percent(metrics['top1'])} ± {50 * (high - low):.1f}",
+        "without near-duplicates": _percent(metrics["top1_without_duplicates"]),
+        "top-5": _percent(metrics["top5"]),
+        "superclass": _percent(metrics["superclass_top1"]),
+        "loss": f"{metrics['loss']:.3f}",
+        "calibration error": _percent(metrics["calibration_error"]),
+        "parameters": f"{record['parameter_count']:,}",
+        "epochs": str(len(record["history"]["epoch"])),
+        "minutes": f"{sum(record['phase_seconds']) / 60:.0f}",
+        "PFLOPs": f"{record['petaflops']:.2g}",
+        "device": several + machine["device"] + cores,
+        "data set": record["dataset"],
+    }
+
+
+def _published(figures):
+    return {
+        "top-1": _percent(figures["top1"]),
+        "parameters": f"{figures['parameter_count']:,}",
+        "epochs": str(figures["epochs"]),
+        "data set": "cifar100",
+    }
+
+
+def _percent(fraction):
+    return UNKNOWN if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def seed_table(records):
+    """Return a Markdown table of the runs that differ in their seed alone; "" if none do.
+
+    The spread is the standard deviation of one run's top-1.
+    """
+    groups = {}
+    for record in records:
+        settings = {key: value for key, value in record["parameters"].items() if key != "seed"}
+        key = json.dumps([record["model"], settings], sort_keys=True)
+        groups.setdefault(key, {})[record["parameters"]["seed"]] = record
+    rows = [_seed_row(group) for group in groups.values() if len(group) > 1]
+    return _markdown([["runs", "seeds", "top-1, mean", "spread"], *rows]) if rows else ""
+
+
+def _seed_row(record_of_seed):
+    top1 = [record["metrics"]["top1"] for record in record_of_seed.values()]
+    names = ", ".join(record["name"] for record in record_of_seed.values())
+    spread = f"{100 * statistics.stdev(top1):.2f}"
+    return [names, str(len(top1)), _percent(statistics.mean(top1)), spread]
+
+
+def _markdown(rows):
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, f"|{' --- |' * len(rows[0])}", *body])

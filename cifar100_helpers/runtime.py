@@ -18,6 +18,8 @@ def _without_startup_notices():
     TensorFlow prints its first notices before it reads TF_CPP_MIN_LOG_LEVEL, past `sys.stderr`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Off by default on processors without AVX-512, where it doubles the speed of training.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notices:
         os.dup2(notices.fileno(), 2)
@@ -40,15 +42,16 @@ with _without_startup_notices():
         importlib.import_module("tensorflow")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retraced functions
 
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 
 
 def configure(*, seed=0, precision="float32"):
-    """Seed Python, NumPy and the backend, set the precision, and let GPU memory grow on demand.
+    """Seed Python, NumPy and the backend, let GPU memory grow on demand, and set the precision.
 
-    `precision` is a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16". Call it
-    before the first array reaches a GPU: memory growth cannot be changed later. If several GPUs
-    are visible, networks built afterwards are trained on all of them (see `divide_batches`).
+    `precision` is a Keras dtype policy, "float32", "mixed_bfloat16" or "mixed_float16"; "auto" is
+    bfloat16 if the hardware computes in it, else float32. Returns the policy. Call it before the
+    first array reaches a GPU: memory growth cannot be changed later. If several GPUs are visible,
+    networks built afterwards are trained on all of them (see `divide_batches`).
     """
     _grow_gpu_memory_on_demand()
     if len(gpus := _gpu_names()) > 1:
@@ -57,7 +60,10 @@ def configure(*, seed=0, precision="float32"):
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
     keras.utils.set_random_seed(seed)
+    if precision == "auto":
+        precision = "mixed_bfloat16" if _gpu_names() or _cpu_has_bfloat16() else "float32"
     keras.config.set_dtype_policy(precision)
+    return precision
 
 
 def divide_batches(devices):
@@ -180,8 +186,18 @@ def _gpu_names():
 
 
 def _cpu_name():
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_has_bfloat16():
+    # Processors without such instructions emulate them, some twenty times slower than float32.
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_info("flags").split())
+
+
+def _cpu_info(field):
+    """What Linux says of the first processor's `field`, "" elsewhere."""
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         for line in lines:
-            if line.startswith("model name"):
+            if line.startswith(field):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return ""

@@ -1,132 +1,90 @@
-"""The loop that trains phase by phase, checkpoints and resumes."""
+"""Training phase by phase, with a checkpoint after every epoch that a later call goes on from."""
 
+import json
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from .batches import ShuffledBatches, one_hot
-from .checkpoint import alone, load_state, load_weights, save_checkpoint
-from .compiling import AverageApart, compile_phase, count_frozen
 from .errors import ParameterError, RunError, stoppable
-from .features import frozen_features
-from .progress import progress_bar
-from .reporting import EpochProgress, epoch_lines
-from .runtime import batch_parts
+from .inference import forward_flops, frozen_features, layers_after
+from .recipes import compile_phase
+from .runtime import batch_parts, describe, progress_bar
+from .storage import alone, load_arrays, write_json, written_whole
+
+STATE_FILE = "checkpoint.json"
+HOUR = 3600  # seconds; a longer phase is announced
+WARMUP_STEPS = 2  # compilation, and first steps that allocate memory
+TIMED_STEPS = 20  # or as many as fit into TIMED_SECONDS
+TIMED_SECONDS = 10
 
 
 @stoppable("run this again, and training goes on after the last whole epoch.")
-def train(
-    model,
-    x,
-    y,
-    phases,
-    *,
-    run_dir,
-    parameters,
-    batch_size,
-    seed,
-    validation_data=None,
-    features_dir=None,
-):
-    """Train `model` phase by phase and return the run's state: `history` and `phase_seconds`.
+def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validation_data=None):
+    """Train `model` phase by phase and return the state of the run, a dict.
 
-    Prints one line per epoch and checkpoints each into `run_dir`. Where `run_dir` already holds
-    epochs of a run with the same `parameters` (a JSON-able dict), training goes on after them, and
-    on a CPU ends with the same weights, bit for bit, as if never interrupted. Epochs by other
-    `phases` are not gone on from.
+    Prints one line per epoch and writes a checkpoint after each into `run_dir`. If `run_dir`
+    already holds epochs of a run with the same `parameters` (a JSON-able dict) and `phases`,
+    training goes on after them, and on a CPU ends with the same weights, bit for bit, as an
+    uninterrupted run. A phase with frozen layers trains the others on features that are computed
+    once and cached in the folder "features" beside `run_dir`, without random transforms.
 
-    With `features_dir`, what the frozen layers of a phase give is computed once and kept in that
-    folder; the phase then trains the other layers on it. That saves their passes in every epoch;
-    the frozen layers' own random transforms, if any, rest. The seconds it took are counted in the
-    first phase that needs it, in whichever run they were spent.
-
-    `x`: uint8 (n, height, width, 3); `y`: int (n,); `validation_data`: (x, y) or None. `history`
-    has lists with one entry per epoch. Raises RunError where `run_dir` holds another run,
-    ParameterError where batches cannot be divided among the devices, ValueError where a phase would
-    freeze layers that an earlier one trains.
+    `x`: uint8 (n, height, width, 3); `y`: int (n,); `validation_data`: (x, y) or None. The state
+    has `history` (lists by epoch), `phase_seconds`, which include those of computing features, and
+    `petaflops`: forward operations of convolutions and dense layers, times 3 if they learn, times
+    the images seen. Raises RunError if `run_dir` holds another run, ParameterError if batches
+    cannot be divided among the devices.
     """
     run_dir = Path(run_dir)
-    _check_freezing(model, phases)
     _check_division(len(x), batch_size)
     if validation_data:
-        images, labels = validation_data
-        _check_division(len(images), batch_size)
-        validation_data = (images, one_hot(labels, model.output_shape[-1]))
+        _check_division(len(validation_data[0]), batch_size)
     with alone(run_dir / "lock", "trains in"):
-        state = load_state(run_dir, parameters) or _fresh_state(parameters, phases)
-        _check_recipe(state, phases, run_dir)
+        state = _load_state(run_dir, parameters, phases) or _fresh_state(parameters, phases)
         before = model.get_weights()
         try:
-            _train(
-                model, x, y, phases, state, run_dir, batch_size, seed, validation_data, features_dir
-            )
+            _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data)
         except BaseException:
-            # Stopped in its first epoch and started again, it must not go on from half of one.
+            # If it is stopped in its first epoch and started again, it must not go on from there.
             model.set_weights(before)
             raise
     return state
 
 
-def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data, features_dir):
+def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data):
     """Bring `state`, the weights of `model` and the checkpoint in `run_dir` to the last epoch."""
     plan = [number for number, phase in enumerate(phases) for _ in range(phase.epochs)]
-    steps, on_features = -(-len(x) // batch_size), bool(features_dir)
-    first = state["epochs_done"]
+    steps, first = -(-len(x) // batch_size), state["epochs_done"]
     if first:
-        part = compile_phase(model, phases[plan[first - 1]], steps, on_features=on_features)
-        load_weights(run_dir, part, state)
+        part = compile_phase(model, phases[plan[first - 1]], steps)
+        _load_weights(run_dir, part, state)
         print("\n".join(epoch_lines(state["history"], len(plan))))
         print(f"(trained before; {len(plan) - first} epochs to go)")
 
     for epoch in range(first, len(plan)):
-        number = plan[epoch]
+        number, phase = plan[epoch], phases[plan[epoch]]
         new_phase = epoch == 0 or number != plan[epoch - 1]
         if new_phase:
-            part = compile_phase(model, phases[number], steps, on_features=on_features)
+            part = compile_phase(model, phase, steps)
         if new_phase or epoch == first:
-            ahead = phases[number:]
-            inputs, validation = _inputs(model, x, validation_data, ahead, features_dir, state)
+            inputs, validation, cost = _inputs(model, x, validation_data, phase, run_dir)
+        if new_phase:
+            state["phase_seconds"][number] += cost["seconds"]
+            state["petaflops"] += cost["petaflops"]
         start = time.perf_counter()
-        batches = _batches(inputs, y, batch_size, (seed, epoch), model, phases[number])
-        left = plan[epoch:].count(number)
-        # Closed also when the stop button is pressed: Keras tells its callbacks nothing of that.
+        batches = ShuffledBatches(inputs, y, batch_size, (seed, epoch), part.output_shape[-1])
+        # Closed even if the stop button is pressed: Keras does not tell its callbacks.
         with progress_bar(len(batches), f"epoch {epoch + 1}", "step") as bar:
-            callbacks = [EpochProgress(bar, left, announce=new_phase or epoch == first)]
-            if phases[number].ema:
-                callbacks.append(AverageApart(last=left == 1))
-            logs = _fit_epoch(part, batches, epoch, seed, validation, callbacks)
+            left = plan[epoch:].count(number) if new_phase or epoch == first else 0
+            logs = _fit_epoch(part, batches, epoch, seed, validation, EpochProgress(bar, left))
         state["phase_seconds"][number] += time.perf_counter() - start
-        _append(state["history"], {"epoch": epoch + 1, "phase": number + 1} | logs)
+        state["petaflops"] += 3 * forward_flops(part) * len(x) / 1e15
+        for name, value in ({"epoch": epoch + 1, "phase": number + 1} | logs).items():
+            state["history"].setdefault(name, []).append(value)
         state["epochs_done"] = epoch + 1
-        save_checkpoint(run_dir, part, state)
+        _save_checkpoint(run_dir, part, state)
         print(epoch_lines(state["history"], len(plan))[-1], flush=True)
-
-
-def _fresh_state(parameters, phases):
-    return {
-        "parameters": parameters,
-        "phases": [vars(phase) for phase in phases],
-        "epochs_done": 0,
-        "history": {},
-        "phase_seconds": [0.0] * len(phases),
-        "feature_seconds": {},
-    }
-
-
-def _check_recipe(state, phases, run_dir):
-    # A recipe's name is among the parameters, but what it stands for may have changed since.
-    if state.get("phases") != [vars(phase) for phase in phases]:
-        raise RunError(
-            f"{run_dir} holds epochs of other phases than these: choose another run_name, or "
-            "delete that folder."
-        )
-
-
-def _check_freezing(model, phases):
-    frozen = [count_frozen(model, phase) for phase in phases]
-    if frozen != sorted(frozen, reverse=True):
-        raise ValueError("A phase freezes layers that an earlier one trains: order them otherwise.")
 
 
 def _check_division(images, batch_size):
@@ -134,37 +92,32 @@ def _check_division(images, batch_size):
     if batch_size % parts or images % batch_size % parts:
         raise ParameterError(
             f"{images:,} images in batches of {batch_size} cannot be divided evenly among {parts} "
-            "devices: choose another batch_size, train_limit or validation_size, or let one GPU be "
-            "seen (CUDA_VISIBLE_DEVICES=0)."
+            "devices: choose another batch_size, train_limit or validation_size, or use one GPU "
+            "(CUDA_VISIBLE_DEVICES=0)."
         )
 
 
-def _cuts(model, phases):
-    """The layers until which these `phases` freeze `model`, the first phase's last."""
-    frozen = {count_frozen(model, phase) for phase in phases} - {0}
-    return [model.layers[count - 1].name for count in sorted(frozen)]
-
-
-def _inputs(model, x, validation_data, phases, folder, state):
-    """What the first of `phases` trains and is validated on: images, or their features."""
-    if not folder or not phases[0].frozen_until:
-        return x, validation_data
+def _inputs(model, x, validation_data, phase, run_dir):
+    """What `phase` trains and is validated on, images or features, and what computing it cost."""
+    cost = {"seconds": 0.0, "petaflops": 0.0}
+    classes = model.output_shape[-1]
 
     def features(images):
-        computed, seconds = frozen_features(model, images, _cuts(model, phases), folder)
-        state["feature_seconds"].update(seconds)
+        folder = run_dir.parent / "features"
+        computed, seconds = frozen_features(model, images, phase.frozen_until, folder)
+        frozen = forward_flops(model) - forward_flops(layers_after(model, phase.frozen_until))
+        cost["seconds"] += seconds
+        cost["petaflops"] += frozen * len(images) / 1e15
         return computed
 
-    validation = validation_data and (features(validation_data[0]), validation_data[1])
-    return features(x), validation
+    prepare = features if phase.frozen_until else np.asarray
+    if validation_data is None:
+        return prepare(x), None, cost
+    images, labels = validation_data
+    return prepare(x), (prepare(images), one_hot(labels, classes)), cost
 
 
-def _batches(x, y, batch_size, seed, model, phase):
-    mixes = {"mixup": phase.mixup, "cutmix": phase.cutmix}
-    return ShuffledBatches(x, y, batch_size, seed, classes=model.output_shape[-1], **mixes)
-
-
-def _fit_epoch(model, batches, epoch, seed, validation_data, callbacks):
+def _fit_epoch(model, batches, epoch, seed, validation_data, progress):
     _seed_epoch(model, seed, epoch)
     fitted = model.fit(
         batches,
@@ -174,7 +127,7 @@ def _fit_epoch(model, batches, epoch, seed, validation_data, callbacks):
         validation_data=validation_data,
         validation_batch_size=batches.batch_size,
         verbose=0,
-        callbacks=callbacks,
+        callbacks=[progress],
     )
     return {name: float(values[0]) for name, values in fitted.history.items()}
 
@@ -188,6 +141,162 @@ def _seed_epoch(model, seed, epoch):
         state.assign([start, 0])
 
 
-def _append(history, logs):
-    for name, value in logs.items():
-        history.setdefault(name, []).append(value)
+class ShuffledBatches(keras.utils.PyDataset):
+    """Batches of `x` (n, …) and one-hot `y`, in an order that `seed`, a tuple of ints, decides.
+
+    Keras shuffles in another order under every backend.
+    """
+
+    def __init__(self, x, y, batch_size, seed, classes):
+        super().__init__()
+        self.x, self.y, self.batch_size, self.classes = x, y, batch_size, classes
+        self.order = np.random.default_rng(seed).permutation(len(x))
+
+    def __len__(self):
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, number):
+        chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size]
+        return self.x[chosen], one_hot(self.y[chosen], self.classes)
+
+
+def one_hot(labels, classes):
+    """Return int `labels` (n,) as float32 (n, `classes`)."""
+    return np.eye(classes, dtype=np.float32)[labels]
+
+
+# What it says
+
+
+def epoch_lines(history, epochs):
+    """Return one line for each epoch in `history`, of `epochs` in all, without timings."""
+    width = len(str(epochs))
+    measured = [name for name in history if name not in ("epoch", "phase")]
+    return [
+        f"epoch {epoch:{width}d}/{epochs}"
+        + "".join(f"  {name} {history[name][i]:.4f}" for name in measured)
+        for i, epoch in enumerate(history["epoch"])
+    ]
+
+
+class EpochProgress(keras.callbacks.Callback):
+    """Moves `bar` with the steps of an epoch, and says how long `epochs` take if they take long."""
+
+    def __init__(self, bar, epochs):
+        super().__init__()
+        self.bar, self.epochs = bar, epochs
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+        if self.epochs and batch >= WARMUP_STEPS:
+            float(logs["loss"])  # waits for the device, which may run behind
+            self._time_step(batch - WARMUP_STEPS)
+
+    def _time_step(self, timed_steps):
+        if timed_steps == 0:
+            self.start = time.perf_counter()
+            return
+        seconds = time.perf_counter() - self.start
+        if timed_steps == TIMED_STEPS or seconds > TIMED_SECONDS:
+            announce_duration(seconds / timed_steps * self.params["steps"] * self.epochs)
+            self.epochs = 0
+
+
+def announce_duration(seconds):
+    """Print how long a phase takes, if that is more than an hour, and what would be faster."""
+    if seconds <= HOUR:
+        return
+    advice = (
+        ""
+        if describe()["gpus"]
+        else "; for a machine without a GPU there are the profiles "
+        "half_hour and laptop (papermill -f notebooks/laptop/…)"
+    )
+    print(f"this phase takes about {seconds / HOUR:.1f} hours here{advice}", flush=True)
+
+
+# Checkpoints: the last whole epoch, whatever happens
+
+
+def _fresh_state(parameters, phases):
+    return {
+        "parameters": parameters,
+        "phases": [vars(phase) for phase in phases],
+        "epochs_done": 0,
+        "history": {},
+        "phase_seconds": [0.0] * len(phases),
+        "petaflops": 0.0,
+    }
+
+
+def _save_checkpoint(run_dir, model, state):
+    """Write weights and optimizer of `model`, then the `state` that names their file.
+
+    The weights get a new name and the state replaces the old one in one step: a run killed anywhere
+    in between goes on from the checkpoint before.
+    """
+    weights_file = f"epoch_{state['epochs_done']:03d}.npz"
+    # Not by Keras: its HDF5 writer takes the process down when the disk is full.
+    with written_whole(run_dir / weights_file) as unfinished:
+        np.savez(unfinished, *map(keras.ops.convert_to_numpy, _variables(model)))
+    write_json(run_dir / STATE_FILE, state | {"weights_file": weights_file})
+    for pattern in ("epoch_[0-9]*.npz", "unfinished_epoch_[0-9]*.npz"):
+        for other in run_dir.glob(pattern):
+            if other.name != weights_file:
+                other.unlink()
+
+
+def _variables(model):
+    return model.weights + model.optimizer.variables
+
+
+def _load_state(run_dir, parameters, phases):
+    """Return the state of the run in `run_dir`, or None if there is none.
+
+    Raises RunError if it belongs to other `parameters` or `phases`, if it is damaged, and if the
+    record of a finished run is there without its checkpoint.
+    """
+    file = run_dir / STATE_FILE
+    if not file.exists():
+        if (run_dir / "run.json").exists():
+            raise RunError(
+                f"{run_dir} holds the record of a finished run: choose another run_name."
+            )
+        return None
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        theirs, their_phases = dict(state["parameters"]), state["phases"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _damaged(file) from None
+    differing = [
+        f"{key} is {json.dumps(theirs.get(key))} there and {json.dumps(parameters.get(key))} here"
+        for key in sorted(theirs | parameters)
+        if theirs.get(key) != parameters.get(key)
+    ]
+    # A recipe's name is among the parameters, but what it stands for may have changed.
+    if not differing and their_phases != [vars(phase) for phase in phases]:
+        differing = ["its recipe was another when it began"]
+    if differing:
+        raise RunError(
+            f"{run_dir} holds a run with other parameters ({'; '.join(differing)}): "
+            "choose another run_name, or delete that folder."
+        )
+    return state
+
+
+def _load_weights(run_dir, model, state):
+    """Load the weights and optimizer variables that `state` names into the compiled `model`."""
+    model.optimizer.build(model.trainable_variables)
+    variables, file = _variables(model), run_dir / state["weights_file"]
+    try:
+        values = list(load_arrays(file).values())
+    except (OSError, ValueError):
+        raise _damaged(file) from None
+    if [(v.shape, v.dtype.name) for v in values] != [(v.shape, v.dtype) for v in variables]:
+        raise _damaged(file)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _damaged(file):
+    return RunError(f"{file} is missing or damaged: delete its folder to start the run anew.")

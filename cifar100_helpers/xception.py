@@ -6,16 +6,14 @@ from pathlib import Path
 import keras
 from keras import layers
 
-from .errors import ParameterError, WeightsError, in_one_line
-
-BLOCKS = 14
+from .errors import WeightsError, in_one_line
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
 class InferenceMode(layers.Wrapper):
-    """Calls `layer` as in inference, also while the model around it is trained.
+    """Calls `layer` in inference mode, even while the model around it is trained.
 
-    Its weights learn, and its batch normalization keeps its statistics. In a functional model,
+    Its weights learn, but its batch normalization keeps its statistics. In a functional model,
     `layer(x, training=False)` does not do that: `fit` overrules it (Keras issue 20285).
     """
 
@@ -31,35 +29,28 @@ def build_xception(
     dropout_rate=0.5,
     num_classes=100,
     interpolation="bilinear",
-    frozen_blocks=0,
     augmentation=None,
 ):
     """Build the published transfer-learning network: Keras's Xception, pooling and a dense head.
 
-    Takes uint8 images (batch, 32, 32, 3), which are scaled to [-1, 1] and resized to `image_size`
-    (at least 71) on the device, and returns float32 class probabilities (batch, `num_classes`). Its
-    batch normalization always uses ImageNet's statistics. 21,961,868 parameters at the defaults.
+    Takes uint8 images (batch, 32, 32, 3), which go through the layer `augmentation`, if any, are
+    scaled to [-1, 1] and resized to `image_size` (at least 71); returns float32 class probabilities
+    (batch, `num_classes`). Batch normalization always uses ImageNet's statistics. 21,961,868
+    parameters at the defaults.
 
     `weights`: "imagenet" (the file that the environment variable XCEPTION_WEIGHTS names, else
-    downloaded by Keras), the path of a weights file, or "none" for random ones. `frozen_blocks`: so
-    many of the 14 blocks become a layer of their own, "frozen_blocks", for phases that never train
-    it. The layer `augmentation`, if any, transforms what comes after it, else the images. Raises
-    WeightsError where the weights cannot be had, ParameterError where no network can be cut so.
-    Source: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2017.
+    downloaded by Keras), the path of a weights file, or "none" for random ones. Raises WeightsError
+    if the weights cannot be loaded. Source: Chollet, "Xception: Deep Learning with Depthwise
+    Separable Convolutions", 2017.
     """
-    base = _pretrained_base(image_size, weights)
     images = keras.Input((32, 32, 3), dtype="uint8", name="images")
-    x = augmentation(images) if augmentation and not frozen_blocks else images
+    x = augmentation(images) if augmentation else images
     # float32 whatever the precision: bfloat16 cannot tell all 256 values of a pixel apart.
     x = layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")(x)
     x = layers.Resizing(
         image_size, image_size, interpolation=interpolation, dtype="float32", name="resize"
     )(x)
-    if frozen_blocks:
-        lower, base = _divide(base, frozen_blocks)
-        x = InferenceMode(lower, name="frozen_blocks")(x)
-        x = augmentation(x) if augmentation else x
-    x = InferenceMode(base, name="base")(x)
+    x = InferenceMode(_pretrained_base(image_size, weights), name="base")(x)
 
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dense(hidden_units, activation="relu", name="hidden")(x)
@@ -77,7 +68,7 @@ def _pretrained_base(image_size, weights):
     if source not in ("imagenet", "none") and not Path(source).is_file():
         raise WeightsError(
             f"There is no file {source} with the weights of Xception: name one by the parameter "
-            'weights or by XCEPTION_WEIGHTS, or take weights "imagenet" to have them fetched.'
+            'weights or by XCEPTION_WEIGHTS, or use weights "imagenet" to download them.'
         )
     try:
         return keras.applications.Xception(
@@ -88,31 +79,16 @@ def _pretrained_base(image_size, weights):
     except Exception as error:  # Keras and h5py raise what they find, down to Exception itself
         if source == "none":
             raise
-        raise WeightsError(_unloadable(source, error)) from error
+        raise WeightsError(_unloadable(source, in_one_line(error))) from error
 
 
-def _unloadable(source, error):
-    reason = in_one_line(error)
+def _unloadable(source, reason):
     if source == "imagenet":
         return (
-            f"The ImageNet weights of Xception could not be fetched ({reason}): check the network, "
-            "or name their file by XCEPTION_WEIGHTS."
+            f"The ImageNet weights of Xception could not be downloaded ({reason}): check the "
+            "network, or name their file by XCEPTION_WEIGHTS."
         )
     return (
         f"{source} does not hold the weights of Xception without its top ({reason}): name the "
-        'whole file of that network, or have it fetched with weights "imagenet".'
-    )
-
-
-def _divide(base, blocks):
-    """Xception's first `blocks` blocks and the others, as two models that share its weights."""
-    if not 0 < blocks < BLOCKS:
-        raise ParameterError(f"frozen_blocks must be from 0 to {BLOCKS - 1}, not {blocks}.")
-    # Block 1 ends with an activation, the others up to the 13th with a sum.
-    ends = [base.get_layer("block1_conv2_act")]
-    ends += [layer for layer in base.layers if isinstance(layer, layers.Add)]
-    cut = ends[blocks - 1].output
-    return (
-        keras.Model(base.input, cut, name="lower_blocks"),
-        keras.Model(cut, base.output, name="upper_blocks"),
+        'whole file of that network, or use weights "imagenet" to download it.'
     )

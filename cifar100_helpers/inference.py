@@ -1,0 +1,104 @@
+"""What networks give without learning: predictions, features of frozen layers, and their cost."""
+
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from .errors import stoppable
+from .runtime import batch_parts, progress_bar
+from .storage import alone, load_arrays, written_whole
+
+# Settings of layers that change nothing in inference; Keras counts names through.
+WITHOUT_EFFECT = ("name", "seed", "trainable")
+
+
+@stoppable("run this again, and it starts anew.")
+def predict(model, images, *, batch_size=128):
+    """Return the outputs of `model` for uint8 `images` (n, height, width, 3), as float (n, …)."""
+    parts = batch_parts()
+    # Repeated at the end if every device must get the same number; the surplus is cut off.
+    filled = np.resize(images, (-(-len(images) // parts) * parts, *images.shape[1:]))
+    with progress_bar(len(images), "predicting", "image") as bar:
+        count = keras.callbacks.LambdaCallback()
+        count.on_predict_batch_end = lambda batch, logs=None: bar.update(batch_size)
+        predicted = model.predict(
+            filled, batch_size=batch_size - batch_size % parts, verbose=0, callbacks=[count]
+        )
+    return predicted[: len(images)]
+
+
+def layers_after(network, layer_name):
+    """Return the layers of `network` after the one named `layer_name`, as a model of its output.
+
+    The model shares the network's weights: what is trained in one is trained in the other.
+    """
+    return keras.Model(network.get_layer(layer_name).output, network.output, name=network.name)
+
+
+def frozen_features(network, images, layer_name, folder):
+    """Return the outputs of a frozen layer of `network` for `images`, and the seconds they took.
+
+    Computed once and cached in `folder`, under a name that follows from images, weights, layers and
+    backend. `images`: uint8 (n, height, width, 3). Returns float32 (n, …), float16 under mixed
+    precision, and the seconds of the computation, whenever that was. Raises RunError if `folder`
+    has no room.
+    """
+    frozen = keras.Model(network.input, network.get_layer(layer_name).output)
+    file = Path(folder) / f"{_key(frozen, images)}.npz"
+    with alone(file.with_suffix(".lock"), "computes the same features in"):
+        try:
+            cached = load_arrays(file)
+        except (FileNotFoundError, ValueError):
+            print(
+                f"computing, once, what {layer_name} gives for {len(images):,} images", flush=True
+            )
+            cached = _compute(frozen, images)
+            with written_whole(file) as unfinished:
+                np.savez(unfinished, **cached)
+    return cached["features"], float(cached["seconds"])
+
+
+def _compute(frozen, images):
+    start = time.perf_counter()
+    features = predict(frozen, images)
+    dtype = "float32" if frozen.output.dtype == "float32" else "float16"
+    return {"features": features.astype(dtype), "seconds": time.perf_counter() - start}
+
+
+def _key(frozen, images):
+    digest = hashlib.sha256(keras.backend.backend().encode())
+    digest.update(np.ascontiguousarray(images))
+    for layer in flat_layers(frozen):
+        config = {k: v for k, v in layer.get_config().items() if k not in WITHOUT_EFFECT}
+        digest.update(f"{type(layer).__name__} {json.dumps(config, default=str)}".encode())
+        for weight in layer.get_weights():
+            digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()[:20]
+
+
+def flat_layers(model):
+    """Yield the layers of `model` and of the models inside it, without wrappers and inputs."""
+    for layer in model.layers:
+        layer = getattr(layer, "layer", layer)  # in a wrapper
+        if isinstance(layer, keras.Model):
+            yield from flat_layers(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer
+
+
+def forward_flops(model):
+    """Return the operations of one image's forward pass, two for each multiplication and addition.
+
+    Convolutions and dense layers count, everything else is left out.
+    """
+    return sum(
+        2 * math.prod(layer.output.shape[1:-1]) * math.prod(kernel.shape)
+        for layer in flat_layers(model)
+        for kernel in layer.weights
+        if len(kernel.shape) > 1
+    )

@@ -1,0 +1,95 @@
+"""Files that are whole or not there, and folders that one process at a time works in."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import filelock
+import numpy as np
+
+from .errors import RunError
+
+
+@contextlib.contextmanager
+def alone(file, work):
+    """Hold the lock `file`, in a folder that is made if it is missing.
+
+    Raises RunError if another process holds it (`work` says what that one does) and if the folder
+    cannot be written. The system releases the lock of a process that dies.
+    """
+    folder, lock = Path(file).parent, filelock.FileLock(file, blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunError(
+            f"Another process {work} {folder} right now: wait until it is done, "
+            "or choose another run_name or results_dir."
+        ) from None
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def written_whole(file):
+    """Give the path of an unfinished file, which becomes `file` when it is whole and on the disk.
+
+    Until then `file` is the old one, even after a power cut. Raises RunError if there is no room
+    or no right to write; nothing unfinished is left behind.
+    """
+    file = Path(file)
+    unfinished = file.with_name(f"unfinished_{file.name}")
+    try:
+        yield unfinished
+        with open(unfinished, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(unfinished, file)
+        _sync_folder(file.parent)
+    except OSError as error:
+        raise _not_written(file.parent, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+
+
+def write_json(file, content):
+    """Write `content` to `file` as JSON in one step: the file is the old one or the new one."""
+    with written_whole(file) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load_arrays(file):
+    """Return the arrays of the .npz `file` as a dict from name to array.
+
+    Raises FileNotFoundError if there is no such file, and ValueError if it is damaged or holds
+    Python objects, which are never unpickled.
+    """
+    try:
+        with np.load(file) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise what they find
+        raise ValueError(f"{file} is damaged") from error
+
+
+def _sync_folder(folder):
+    """Bring the names in `folder` to the disk before others are deleted for them."""
+    if os.name == "posix":  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _not_written(folder, error):
+    return RunError(
+        f"{folder} cannot be written ({error.strerror or error}): make room or get the right to "
+        "write there, or choose another results_dir."
+    )
