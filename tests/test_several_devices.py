@@ -12,8 +12,7 @@ import pytest
 SCRIPT = """
 import json, sys
 import numpy as np
-from cifar100_helpers import build_resnet, configure, frozen_features, load_synthetic, predict
-from cifar100_helpers import runtime, train
+from cifar100_helpers import inference, resnet, runtime, synthetic, training
 from cifar100_helpers.errors import ParameterError
 from cifar100_helpers.recipes import Phase
 import keras
@@ -25,23 +24,24 @@ if keras.backend.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 if devices == 2:
     runtime.divide_batches(["cpu:0", "cpu:1"])
-configure(seed=0)
-data = load_synthetic(train_size=500, test_size=100, seed=0)
+runtime.configure(seed=0)
+cifar = synthetic.load_synthetic(train_size=500, test_size=100, seed=0)
 
 def trained(images):
-    model = build_resnet((1, 1), width=4, dropout_rate=0.0)
-    state = train(
-        model, data.x_train[:images], data.y_train[:images],
-        [Phase(3, 0.05, optimizer="sgd", weight_decay=0.01, ema=0.5)],
+    model = resnet.build_resnet((1, 1), width=4, dropout_rate=0.0)
+    state = training.train(
+        model, cifar.x_train[:images], cifar.y_train[:images],
+        [Phase(3, 0.05, optimizer="sgd", weight_decay=0.01)],
         run_dir=f"{folder}/{images}", parameters={}, batch_size=64, seed=0,
-        validation_data=(data.x_test, data.y_test),
+        validation_data=(cifar.x_test, cifar.y_test),
     )
     return model, state
 
 model, state = trained(222)
-odd = data.x_test[:37]
-features, _ = frozen_features(model, odd, [model.layers[-2].name], f"{folder}/features")
-np.savez(f"{folder}/{devices}.npz", predict(model, odd), features, *model.get_weights())
+odd = cifar.x_test[:37]
+features, _ = inference.frozen_features(model, odd, "pool", f"{folder}/features")
+predicted = inference.predict(model, odd)
+np.savez(f"{folder}/{devices}.npz", predicted, features, *model.get_weights())
 said = {"parts": runtime.batch_parts(), "history": state["history"]}
 if devices == 2:
     try:
