@@ -46,7 +46,9 @@ def _read(path):
             picture = picture.convert("RGBA")
     except Exception as error:  # Pillow raises many kinds for damaged files
         problem = in_one_line(error)
-        raise ParameterError(f"{file} is no picture that Pillow reads ({problem}).") from None
+        raise ParameterError(
+            f"{file} is no picture that Pillow reads ({problem}): give a JPEG or PNG file."
+        ) from None
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
 
@@ -67,7 +69,7 @@ def plot_picture(original, small, predictions, names, count=5, axes=None):
             layout="constrained",
         )
         figure.suptitle(f"A picture, what a network sees of it, and its {count} likeliest classes")
-    for ax, image, title in zip(axes, (original, small), ("original", "32 × 32"), strict=False):
+    for ax, image, title in zip(axes[:2], (original, small), ("original", "32 × 32"), strict=True):
         ax.imshow(image)
         ax.set_axis_off()
         ax.set_title(title, fontsize=9)
@@ -122,14 +124,17 @@ def plot_occlusion(images, maps, titles, columns=3):
         np.repeat(images, 2, axis=0),
         [text for title in titles for text in (title, "")],
         columns=2 * columns,
-        size=1.3,
+        size=1.5,
         heading="Where it looks: if a red place is covered, the probability of the class falls",
     )
-    strongest = 100 * np.abs(maps).max()
-    for ax, image, heat in zip(axes[1::2], images, maps, strict=True):
+    strongest = 100 * np.abs(maps).max() or 1.0
+    for ax, image, heat in zip(axes[1::2], images, 100 * np.asarray(maps), strict=True):
         ax.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
-        style = {"cmap": "RdBu_r", "vmin": -strongest, "vmax": strongest}
-        drawn = ax.imshow(100 * heat, alpha=0.6, **style)
+        # What matters little stays grey.
+        style = {"cmap": "RdBu_r", "alpha": 0.9 * np.sqrt(np.abs(heat) / strongest)}
+        drawn = ax.imshow(heat, vmin=-strongest, vmax=strongest, **style)
+    figure = drawn.figure
+    figure.set_figwidth(figure.get_figwidth() + 1)
     label = "fall in probability, points"
-    axes[0].figure.colorbar(drawn, ax=list(axes[0].figure.axes), shrink=0.8, label=label)
+    figure.colorbar(drawn, ax=figure.axes, shrink=0.8, label=label)
     return axes
