@@ -194,7 +194,7 @@ def take_picture(page, folder, name):
     """Take one picture of the whole notebook, in a window as high as it is."""
     if folder:
         height = page.locator(NOTEBOOK).evaluate("notebook => notebook.scrollHeight")
-        page.set_viewport_size({"width": WIDTH, "height": HEIGHT + height})
+        page.set_viewport_size({"width": WIDTH, "height": height + 150})
         page.screenshot(path=folder / f"{name}.png")
         page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 

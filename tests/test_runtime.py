@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 
+from cifar100_helpers import runtime
 from cifar100_helpers.runtime import configure, describe, progress_bar
 
 pytestmark = [pytest.mark.usefixtures("fresh_keras"), pytest.mark.every_backend]
@@ -25,6 +26,15 @@ def test_precision_reaches_the_layers():
     configure(precision="mixed_bfloat16")
     layer = keras.layers.Dense(1)
     assert (layer.compute_dtype, layer.variable_dtype) == ("bfloat16", "float32")
+
+
+@pytest.mark.parametrize(
+    ("flags", "policy"), [("avx2 avx512_bf16", "mixed_bfloat16"), ("avx2 avx512f", "float32")]
+)
+def test_auto_precision_is_the_best_of_the_processor(monkeypatch, flags, policy):
+    monkeypatch.setattr(runtime, "_gpu_names", list)
+    monkeypatch.setattr(runtime, "_cpu_info", {"flags": flags}.get)
+    assert configure(precision="auto") == policy == keras.config.dtype_policy().name
 
 
 def test_settings_in_the_users_keras_json_do_not_matter():
