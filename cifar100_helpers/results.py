@@ -73,8 +73,9 @@ def save_network(model, run_dir):
     probabilities out. `keras.saving.load_model` opens it without this package. Raises RunError if
     `run_dir` cannot be written.
     """
+    untrained = keras.Model(model.input, model.output, name=model.name)  # without an optimizer
     network = keras.models.clone_model(
-        model, clone_function=_stock_layer, call_function=_call_unless_random
+        untrained, clone_function=_stock_layer, call_function=_call_unless_random
     )
     network.set_weights(model.get_weights())
     file = Path(run_dir) / "model.keras"
