@@ -1,100 +1,81 @@
-"""CIFAR-100 as arrays: found, fetched, verified, read and split."""
+"""CIFAR-100 as arrays: found, fetched, verified, read and split; and its near-duplicates."""
 
+import contextlib
+import hashlib
+import io
 import os
-from dataclasses import dataclass
+import pickle
+import socket
+import tempfile
 from pathlib import Path
 
+import filelock
+import keras
 import numpy as np
 
-from .download import fetch, find_cached, locate
-from .errors import DatasetError, ParameterError
-from .reading import NUM_CLASSES, read_batch, read_names
+from .errors import DatasetError, ParameterError, in_one_line
+from .runtime import progress_bar
+from .synthetic import Cifar100, load_synthetic
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+OFFICIAL_MD5 = {
+    "archive": "eb9058c3a382ffc7106e4002c42a8d85",
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
+NEAR_DUPLICATES = Path(__file__).with_name("near_duplicates.csv")
+
+_FILES = ("train", "test", "meta")
+_FOLDER = "cifar-100-python"  # in the archive
+_CACHED = "cifar-100-python-target"  # where keras.datasets.cifar100 unpacks it
+_TIMEOUT_SECONDS = 60
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Cifar100:
-    """Images, labels and class names of CIFAR-100 or of its synthetic stand-in, all read-only.
+def load(dataset, data_dir="", *, seed=0, small=False):
+    """Return the data set that a notebook's parameters name, as a `Cifar100`.
 
-    `x_train`, `x_test`: (N, 32, 32, 3) uint8 RGB. `y_train`, `y_test`: (N,) int64, 0–99.
-    `coarse_train`, `coarse_test`: (N,) int64 superclasses, 0–19. `fine_names`, `coarse_names`:
-    100 and 20 strings. `coarse_of_fine`: (100,) int64, the superclass of each class. `name`:
-    "cifar100" or "synthetic". Source: Krizhevsky, "Learning Multiple Layers of Features from
-    Tiny Images", 2009.
+    `dataset` "synthetic" draws the stand-in by `seed`, if `small` only 5,000 + 500 images of it;
+    "cifar100" is `load_cifar100(data_dir)`, whole in any case.
     """
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    coarse_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    coarse_test: np.ndarray
-    fine_names: tuple
-    coarse_names: tuple
-    coarse_of_fine: np.ndarray
-    name: str
-
-    def __repr__(self):
-        sizes = f"{len(self.y_train):,} training and {len(self.y_test):,} test images"
-        return f"<Cifar100 {self.name!r}: {sizes}>"
+    if dataset != "synthetic":
+        return load_cifar100(data_dir)
+    sizes = {"train_size": 5_000, "test_size": 500} if small else {}
+    return load_synthetic(seed=seed, **sizes)
 
 
 def load_cifar100(data_dir=None):
-    """CIFAR-100 as a `Cifar100`, each of its three files checked against its official MD5.
+    """Return CIFAR-100 as a `Cifar100`, read from files whose MD5 is the official one.
 
     Looks in `data_dir`, else in the folder that the environment variable CIFAR100_DIR names (in
     either, the folder of train, test and meta or the one above), else in Keras's cache
-    (`~/.keras/datasets`, or under KERAS_HOME), and else downloads the official archive (169 MB)
-    into that cache. Raises `DatasetError` if a named folder lacks the files, a file is not the
-    official one, or the download fails.
+    (`~/.keras/datasets`, or under KERAS_HOME), else downloads the official archive (169 MB) into
+    that cache. Raises DatasetError if a named folder lacks the files, a file is not the official
+    one, or the download fails.
     """
-    named = data_dir or os.environ.get("CIFAR100_DIR")
-    if not named:
-        return read_folder(find_cached() or fetch())
-    folder = locate(os.path.expanduser(str(named)))
-    if folder is None:
-        source = "data_dir" if data_dir else "CIFAR100_DIR"
-        raise DatasetError(
-            f"{source} names {named}, where the files train, test and meta of CIFAR-100 are not: "
-            f"name the folder that holds them, or leave {source} out to have them fetched."
-        )
-    return read_folder(folder)
-
-
-def read_folder(folder, *, name="cifar100", verify=True):
-    """The files train, test and meta of `folder` as a `Cifar100` called `name`.
-
-    `verify=False` skips the comparison with the official MD5, for data in the official format
-    that is not the official data. Raises `DatasetError` if a file is missing, another than the
-    official one, or not in the official format.
-    """
-    folder = Path(folder)
-    x_train, y_train, coarse_train = read_batch(folder / "train", verify=verify)
-    x_test, y_test, coarse_test = read_batch(folder / "test", verify=verify)
-    fine_names, coarse_names = read_names(folder / "meta", verify=verify)
-    coarse_of_fine = _superclass_of_each_class(
-        np.concatenate([y_train, y_test]), np.concatenate([coarse_train, coarse_test]), folder
-    )
-    return Cifar100(
-        x_train=_read_only(x_train),
-        y_train=_read_only(y_train),
-        coarse_train=_read_only(coarse_train),
-        x_test=_read_only(x_test),
-        y_test=_read_only(y_test),
-        coarse_test=_read_only(coarse_test),
-        fine_names=fine_names,
-        coarse_names=coarse_names,
-        coarse_of_fine=_read_only(coarse_of_fine),
-        name=name,
-    )
+    if named := data_dir or os.environ.get("CIFAR100_DIR"):
+        files = _official_files(_locate(named, "data_dir" if data_dir else "CIFAR100_DIR"))
+    else:
+        files = _cached_files() or _download()
+    train, test = _arrays(files["train"]), _arrays(files["test"])
+    _, fine, coarse = train
+    coarse_of_fine = np.empty(100, dtype=np.int64)
+    coarse_of_fine[fine] = coarse
+    meta = pickle.loads(files["meta"], encoding="bytes")
+    names = [
+        tuple(name.decode() for name in meta[key])
+        for key in (b"fine_label_names", b"coarse_label_names")
+    ]
+    return Cifar100(*train, *test, *names, coarse_of_fine, "cifar100")
 
 
 def train_validation_split(labels, validation_size, *, train_limit=0, seed=0):
-    """Split images into training and validation, each class in the same share of both.
+    """Split images into training and validation, each class with the same share in both.
 
     `labels`: (N,) classes of the images. `validation_size`: images to validate on, 0 for none.
     `train_limit`: images to train on, 0 for all others. Returns sorted (train_indices,
-    validation_indices), int64; the same for the same `seed`. Raises `ParameterError` if a part
-    would be smaller than one image per class or larger than what there is.
+    validation_indices), int64, the same for the same `seed`. Raises ParameterError if a part
+    would lack a class or is larger than what there is.
     """
     labels = np.asarray(labels)
     train, validation = np.arange(len(labels)), np.arange(0)
@@ -105,8 +86,119 @@ def train_validation_split(labels, validation_size, *, train_limit=0, seed=0):
     return np.sort(train), np.sort(validation)
 
 
+def near_duplicates():
+    """Return the pairs of test and training images of CIFAR-100 that show the same shot.
+
+    A structured array, the most alike first: `test_index` and `train_index`, int64; `distance`,
+    float64 from 0 (all pixels equal) to 0.18 (1 less the correlation of the aligned details).
+    Found by scripts/find_near_duplicates.py. Background: Barz and Denzler, "Do We Train on Test
+    Data? Purging CIFAR of Near-Duplicates", 2020.
+    """
+    return np.genfromtxt(NEAR_DUPLICATES, delimiter=",", names=True, dtype=None)
+
+
+def mark_near_duplicates(cifar):
+    """Return for each test image of `cifar` whether a training image shows the same shot: bool.
+
+    In synthetic data no image is marked: all images of a class are variations of one picture.
+    """
+    marked = np.zeros(len(cifar.y_test), dtype=bool)
+    if cifar.name != "synthetic":
+        marked[near_duplicates()["test_index"]] = True
+    return marked
+
+
+def _locate(named, source):
+    """Return the folder of the three files: the one that `source` names, or a folder in it."""
+    folder = Path(os.path.expanduser(str(named)))
+    for place in (folder, folder / _FOLDER):
+        if all(os.path.isfile(place / name) for name in _FILES):
+            return place
+    raise DatasetError(
+        f"{source} names {named}, which does not hold the files train, test and meta of "
+        f"CIFAR-100: name the folder that does, or leave {source} empty to have them fetched."
+    )
+
+
+def _official_files(folder):
+    """Return the bytes of the three files by name, or raise DatasetError if one is not official."""
+    files = {}
+    for name in _FILES:
+        file = folder / name
+        try:
+            files[name] = file.read_bytes()
+        except OSError as error:
+            reason = error.strerror or error
+            raise DatasetError(f"{file} cannot be read ({reason}): replace it.") from error
+        md5 = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
+        if md5 != OFFICIAL_MD5[name]:
+            raise DatasetError(
+                f"{file} is damaged or not the official file (its MD5 is {md5}): replace it, "
+                "or leave data_dir and CIFAR100_DIR empty to have the official one fetched."
+            )
+    return files
+
+
+def _arrays(raw):
+    """Return images, labels and superclasses of the verified bytes of train or test."""
+    content = pickle.loads(raw, encoding="bytes")
+    planes = content[b"data"].reshape(-1, 3, 32, 32)
+    images = np.stack(list(planes.transpose(1, 0, 2, 3)), axis=-1)
+    return images, np.array(content[b"fine_labels"]), np.array(content[b"coarse_labels"])
+
+
+def _caches():
+    """Return the folders that Keras keeps data sets in: its home, or a spare if that is locked."""
+    home = os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras")
+    spare = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+    return Path(home), Path(spare, ".keras")
+
+
+def _cached_files():
+    for cache in _caches():
+        with contextlib.suppress(DatasetError):
+            return _official_files(cache / "datasets" / _CACHED / _FOLDER)
+    return None
+
+
+def _download():
+    """Fetch the archive into Keras's cache, or only unpack it again; return the files' bytes."""
+    home, spare = _caches()
+    with contextlib.suppress(OSError):
+        home.mkdir(parents=True, exist_ok=True)
+    cache = home if os.access(home, os.W_OK) else spare
+    try:
+        (cache / "datasets").mkdir(parents=True, exist_ok=True)
+        # Of several processes one downloads, and the others wait.
+        with filelock.FileLock(cache / "datasets" / f"{_CACHED}.lock"):
+            return _cached_files() or _official_files(_fetch(cache))
+    except DatasetError:
+        raise
+    except Exception as error:  # get_file raises whatever it meets, and bare Exceptions
+        raise DatasetError(
+            f"CIFAR-100 is not on this machine, and its download from {URL} into {cache} failed "
+            f"({in_one_line(error).rstrip('.')}): check the network and the room there and try "
+            "again, or fetch and unpack it by other means and name its folder by CIFAR100_DIR."
+        ) from error
+
+
+def _fetch(cache):
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)  # get_file would wait for a silent server for ever
+    md5, bar = OFFICIAL_MD5["archive"], progress_bar(1, "CIFAR-100, 169 MB", bar_format="{desc}")
+    try:
+        # Keras's own progress bar fills a notebook with control codes.
+        with bar, contextlib.redirect_stdout(io.StringIO()):
+            folder = keras.utils.get_file(
+                _CACHED, URL, file_hash=md5, extract=True, cache_dir=cache
+            )
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return Path(folder, _FOLDER)
+
+
 def _stratified(parameter, size, indices, labels, seed):
-    """`size` of the `indices` and the others, each with its share of every class."""
+    """Return `size` of the `indices` and the others, each with its share of every class."""
     # Loading a data set should not have to wait for scikit-learn.
     from sklearn.model_selection import train_test_split
 
@@ -121,21 +213,3 @@ def _stratified(parameter, size, indices, labels, seed):
             "has an image of every class."
         )
     return train_test_split(indices, train_size=size, stratify=labels, random_state=seed)
-
-
-def _superclass_of_each_class(fine, coarse, folder):
-    superclasses = np.full(NUM_CLASSES, -1)
-    superclasses[fine] = coarse
-    if superclasses.min() < 0:
-        reason = f"there is no image of class {superclasses.argmin()}"
-    elif np.any(superclasses[fine] != coarse):
-        reason = "images of one class lie in two superclasses"
-    else:
-        return superclasses
-    raise DatasetError(f"{folder} does not hold CIFAR-100, {reason}: write its files again.")
-
-
-def _read_only(array):
-    array.flags.writeable = False
-    # A view cannot be made writable again, unlike the array that owns the memory.
-    return array.view()

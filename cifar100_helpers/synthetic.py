@@ -1,22 +1,18 @@
-"""A learnable stand-in for CIFAR-100: its format, classes and superclasses, with drawn images.
+"""The data set as an object, its classes, and a learnable stand-in drawn in memory.
 
-Every superclass has its colours and a soft background; every class puts a form of its own into
-the middle, in a hue close to its superclass's; every image shifts, mirrors, veils, relights and
-roughens its class's picture. So classes of a superclass resemble each other, as in the real data.
+In the stand-in, every superclass has its colours and a soft background. Every class puts a form of
+its own into the middle, in a hue close to its superclass's. Every image shifts, mirrors, veils,
+relights and roughens its class's picture. So classes of a superclass resemble each other, as in the
+real data.
 """
 
 import colorsys
 import itertools
-import os
-import tempfile
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from .data import read_folder
-from .download import FILES
-from .errors import DatasetError, ParameterError
-from .pickling import batch_opcodes, meta_opcodes
+from .errors import ParameterError
 
 SUPERCLASSES = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
@@ -46,74 +42,77 @@ COARSE_OF_FINE = np.array(
     [[name in members for members in SUPERCLASSES.values()].index(True) for name in FINE_NAMES]
 )
 
-_LARGEST = 300_000
 _SIDE = 32
 _VEILS = 64
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Cifar100:
+    """Images, labels and class names of CIFAR-100 or of its synthetic stand-in, all read-only.
+
+    `x_train`, `x_test`: (N, 32, 32, 3) uint8 RGB. `y_train`, `y_test`: (N,) int64, 0 to 99.
+    `coarse_train`, `coarse_test`: (N,) int64 superclasses, 0 to 19. `fine_names`, `coarse_names`:
+    100 and 20 strings. `coarse_of_fine`: (100,) int64, the superclass of each class. `name`:
+    "cifar100" or "synthetic". Source: Krizhevsky, "Learning Multiple Layers of Features from
+    Tiny Images", 2009.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    coarse_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    coarse_test: np.ndarray
+    fine_names: tuple
+    coarse_names: tuple
+    coarse_of_fine: np.ndarray
+    name: str
+
+    def __post_init__(self):
+        for field, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+                # A view cannot be made writable again, unlike the array that owns the memory.
+                object.__setattr__(self, field, value.view())
+
+    def __repr__(self):
+        sizes = f"{len(self.y_train):,} training and {len(self.y_test):,} test images"
+        return f"<Cifar100 {self.name!r}: {sizes}>"
+
+
 def load_synthetic(*, train_size=50_000, test_size=10_000, seed=0):
-    """A synthetic `Cifar100` named "synthetic", written to a temporary folder and read from there.
+    """Draw a `Cifar100` named "synthetic", the same for the same `seed`.
 
-    Sizes are numbers of images, multiples of 100, with equally many of every class. The same for
-    the same `seed`. Raises `ParameterError` for other sizes, and `DatasetError` where temporary
-    files cannot be written.
+    Sizes are numbers of images, multiples of 100, with equally many of every class. Raises
+    ParameterError for other sizes.
     """
-    try:
-        scratch = tempfile.TemporaryDirectory(prefix="cifar-100-synthetic-")
-    except OSError as error:
-        raise _not_written("a temporary folder", error) from error
-    with scratch as folder:
-        write_synthetic(folder, train_size=train_size, test_size=test_size, seed=seed)
-        return read_folder(folder, name="synthetic", verify=False)
-
-
-def write_synthetic(folder, *, train_size=50_000, test_size=10_000, seed=0):
-    """Write synthetic files train, test and meta in the official format into `folder`.
-
-    Sizes are numbers of images, multiples of 100, with equally many of every class. Byte for byte
-    the same for the same `seed`. Raises `ParameterError` for other sizes, and `DatasetError` if
-    `folder` cannot be written or holds one of the files already: it may be the real data.
-    """
-    folder = Path(folder)
     _check_size("train_size", train_size)
     _check_size("test_size", test_size)
-    if any((folder / name).exists() for name in FILES):
-        raise DatasetError(f"{folder} holds CIFAR-100 files already: name an empty folder.")
     rng = np.random.default_rng(seed)
     pictures, veils = _shifted(_class_pictures(rng)), _waves(rng, _VEILS, 2)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for split, size in (("train", train_size), ("test", test_size)):
-            labels = rng.permutation(np.repeat(np.arange(len(FINE_NAMES)), size // len(FINE_NAMES)))
-            images = _images(rng, labels, pictures, veils)
-            _write(folder / split, batch_opcodes(**_batch(split, labels), data=images))
-        _write(folder / "meta", meta_opcodes(FINE_NAMES, COARSE_NAMES))
-    except OSError as error:
-        raise _not_written(folder, error) from error
-
-
-def _not_written(folder, error):
-    return DatasetError(
-        f"Synthetic data could not be written to {folder} ({error.strerror or error}): make room "
-        "there or name another folder, a temporary one by TMPDIR."
+    x_train, y_train = _draw(rng, train_size, pictures, veils)
+    x_test, y_test = _draw(rng, test_size, pictures, veils)
+    return Cifar100(
+        x_train=x_train,
+        y_train=y_train,
+        coarse_train=COARSE_OF_FINE[y_train],
+        x_test=x_test,
+        y_test=y_test,
+        coarse_test=COARSE_OF_FINE[y_test],
+        fine_names=FINE_NAMES,
+        coarse_names=COARSE_NAMES,
+        coarse_of_fine=COARSE_OF_FINE.copy(),
+        name="synthetic",
     )
 
 
 def _check_size(parameter, size):
     whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    if not whole or size % len(FINE_NAMES) or not 0 < size <= _LARGEST:
+    if not whole or size <= 0 or size % len(FINE_NAMES):
         raise ParameterError(
-            f"{parameter} is {size!r}: give a multiple of {len(FINE_NAMES)} up to {_LARGEST:,}, "
-            "equally many images for every class."
+            f"{parameter} is {size!r}: give a multiple of {len(FINE_NAMES)}, "
+            "equally many images of every class."
         )
-
-
-def _write(path, chunks):
-    """Under another name until it is whole."""
-    with tempfile.TemporaryDirectory(prefix=".synthetic-", dir=path.parent) as scratch:
-        with open(Path(scratch, path.name), "wb") as file:
-            file.writelines(chunks)
-        os.replace(Path(scratch, path.name), path)
 
 
 def _waves(rng, count, cycles):
@@ -157,11 +156,12 @@ def _shifted(pictures):
     return np.stack(variants, axis=1).astype(np.uint8)
 
 
-def _images(rng, labels, pictures, veils):
-    """(len(labels), 3072) uint8, planes of red, green and blue."""
-    images = np.empty((len(labels), 3, _SIDE, _SIDE), dtype=np.uint8)
+def _draw(rng, size, pictures, veils):
+    """Images (size, 32, 32, 3) uint8 and their labels (size,) int64."""
+    labels = rng.permutation(np.repeat(np.arange(len(FINE_NAMES)), size // len(FINE_NAMES)))
+    images = np.empty((size, _SIDE, _SIDE, 3), dtype=np.uint8)
     # Blocks that fit the processor's cache.
-    for start in range(0, len(labels), 100):
+    for start in range(0, size, 100):
         block = labels[start : start + 100]
         shape = (len(block), 1, 1, 1)
         image = pictures[block, rng.integers(pictures.shape[1], size=len(block))].astype(np.float32)
@@ -170,14 +170,5 @@ def _images(rng, labels, pictures, veils):
         image += veil * rng.uniform(-60, 60, (len(block), 3, 1, 1)).astype(np.float32)
         image += rng.uniform(98, 158, shape).astype(np.float32)
         image += rng.integers(-16, 17, image.shape, dtype=np.int8)
-        images[start : start + 100] = np.clip(image, 0, 255)
-    return images.reshape(len(labels), -1)
-
-
-def _batch(split, labels):
-    return {
-        "filenames": [f"{FINE_NAMES[label]}_s_{i:06d}.png" for i, label in enumerate(labels)],
-        "batch_label": {"train": "training", "test": "testing"}[split] + " batch 1 of 1",
-        "fine_labels": labels.tolist(),
-        "coarse_labels": COARSE_OF_FINE[labels].tolist(),
-    }
+        images[start : start + 100] = np.clip(image, 0, 255).transpose(0, 2, 3, 1)
+    return images, labels

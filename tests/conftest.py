@@ -1,4 +1,4 @@
-"""Fixtures that the tests share; `CIFAR100_DIR` points them at the real data where there is any."""
+"""Fixtures that the tests share; CIFAR100_DIR names the folder of the real data, if any."""
 
 import os
 
@@ -11,7 +11,7 @@ from cifar100_helpers.synthetic import load_synthetic
 
 @pytest.fixture(scope="session")
 def real_data_dir():
-    """The folder of the official files; tests that need them are skipped where it is not named."""
+    """The folder of the official files; tests that need it are skipped if it is not named."""
     folder = os.environ.get("CIFAR100_DIR")
     if not folder:
         pytest.skip("CIFAR100_DIR is not set: this check needs the real CIFAR-100")

@@ -1,43 +1,93 @@
-"""Finding, reading and splitting CIFAR-100; the real data where CIFAR100_DIR names them."""
+"""Finding, fetching, verifying, reading and splitting CIFAR-100, and its near-duplicates."""
 
-import contextlib
 import hashlib
+import io
 import os
-import shutil
-import tempfile
+import pickle
+import runpy
+import socket
+import struct
+import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+from keras.src.datasets.cifar import load_batch
 
-from cifar100_helpers import data, download
-from cifar100_helpers.data import load_cifar100, read_folder, train_validation_split
-from cifar100_helpers.download import FILES, OFFICIAL_MD5
+from cifar100_helpers import data
+from cifar100_helpers.data import load_cifar100, train_validation_split
 from cifar100_helpers.errors import DatasetError, ParameterError
-from cifar100_helpers.pickling import batch_opcodes, meta_opcodes
-from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES, write_synthetic
+from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 
-CLASSES = list(range(100))
+FILES = ("train", "test", "meta")
+CLOSED = "http://127.0.0.1:9/closed"  # nobody listens there
+ROOT = Path(__file__).parent.parent
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its strings, which is how the official files hold them."""
+
+    def save_string(self, value):
+        self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
+        self.memoize(value)
+
+    dispatch = pickle._Pickler.dispatch | {bytes: save_string}
+
+
+def pickled(content):
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, protocol=2).dump(content)
+    return buffer.getvalue()
+
+
+def batch(size, seed):
+    """A small file train or test in the official layout."""
+    rng = np.random.default_rng(seed)
+    fine = rng.permutation(np.arange(size) % 100)
+    content = {
+        b"filenames": [b"%d.png" % number for number in range(size)],
+        b"batch_label": b"training batch 1 of 1",
+        b"fine_labels": fine.tolist(),
+        b"coarse_labels": COARSE_OF_FINE[fine].tolist(),
+        b"data": rng.integers(0, 256, (size, 3072), dtype=np.uint8),
+    }
+    return pickled(content)
 
 
 @pytest.fixture(scope="module")
-def contents(tmp_path_factory):
-    """The bytes of three small files in the official format."""
-    folder = tmp_path_factory.mktemp("contents")
-    write_synthetic(folder, train_size=200, test_size=100)
-    return {name: (folder / name).read_bytes() for name in FILES}
+def contents():
+    """The bytes of the three small files."""
+    names = {b"fine_label_names": FINE_NAMES, b"coarse_label_names": COARSE_NAMES}
+    meta = {key: [name.encode() for name in value] for key, value in names.items()}
+    return {"train": batch(200, 1), "test": batch(100, 2), "meta": pickled(meta)}
+
+
+@pytest.fixture(scope="module")
+def archive(contents):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 @pytest.fixture
-def put(contents, monkeypatch, tmp_path):
-    """Makes the small files the official ones, with an empty cache in `tmp_path / "cache"`.
+def put(contents, archive, monkeypatch, tmp_path):
+    """Makes the small files the official ones, with an empty cache and without a network.
 
     Returns a function that writes them, or the changed ones it is given, into a folder.
     """
-    for name, content in contents.items():
-        monkeypatch.setitem(OFFICIAL_MD5, name, hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(download, "cache_folders", lambda: [tmp_path / "cache"])
-    monkeypatch.setattr(data, "fetch", lambda: pytest.fail("nothing is to be fetched"))
+    for name, content in {**contents, "archive": archive}.items():
+        monkeypatch.setitem(data.OFFICIAL_MD5, name, hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(data, "URL", CLOSED)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.delenv("CIFAR100_DIR", raising=False)
 
     def put(folder, **changed):
@@ -51,56 +101,71 @@ def put(contents, monkeypatch, tmp_path):
     return put
 
 
-def batch(data=None, **changed):
-    """A file train or test with one image a class, and `changed` in it."""
-    content = {
-        "filenames": [f"{i}.png" for i in CLASSES],
-        "batch_label": "training batch 1 of 1",
-        "fine_labels": CLASSES,
-        "coarse_labels": COARSE_OF_FINE.tolist(),
-        "data": np.zeros((100, 3072), np.uint8) if data is None else data,
-    }
-    return b"".join(batch_opcodes(**{**content, **changed}))
+CACHE = Path("keras", "datasets")
+CACHED = CACHE / "cifar-100-python-target" / "cifar-100-python"
+ARCHIVE = CACHE / "cifar-100-python-target_archive"
+
+
+class Answering(BaseHTTPRequestHandler):
+    """The path says how the server answers."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        archive = self.server.archive
+        half = archive[: len(archive) // 2]
+        if self.path == "/404":
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(archive)))
+        self.end_headers()
+        body = {"/short": half, "/silent": half, "/wrong": b"x" * len(archive)}
+        self.wfile.write(body.get(self.path, archive))
+        if self.path == "/silent":
+            self.wfile.flush()
+            self.server.stop.wait(30)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(archive):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        server.archive, server.stop, server.asked = archive, threading.Event(), []
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.stop.set()
+        server.shutdown()
 
 
 def test_real_arrays_equal_those_of_keras(real_data, real_data_dir):
-    from keras.src.datasets.cifar import load_batch
-
-    folder = download.locate(real_data_dir)
+    folder = next(Path(real_data_dir).glob("**/meta")).parent
     for split in ("train", "test"):
         for key, labels in (("fine_labels", f"y_{split}"), ("coarse_labels", f"coarse_{split}")):
             planes, expected = load_batch(str(folder / split), label_key=key)
             np.testing.assert_array_equal(getattr(real_data, labels), expected)
-        images = getattr(real_data, f"x_{split}")
-        assert np.array_equal(images.transpose(0, 3, 1, 2), planes)
-
-
-def test_real_data_are_balanced_and_in_the_written_hierarchy(real_data):
-    assert real_data.x_train.shape == (50_000, 32, 32, 3) and real_data.x_test.shape == (
-        10_000,
-        32,
-        32,
-        3,
-    )
+        assert np.array_equal(getattr(real_data, f"x_{split}").transpose(0, 3, 1, 2), planes)
+    assert real_data.x_train.shape == (50_000, 32, 32, 3)
     assert np.bincount(real_data.y_train).tolist() == [500] * 100
-    assert np.bincount(real_data.y_test).tolist() == [100] * 100
     assert real_data.fine_names == FINE_NAMES and real_data.coarse_names == COARSE_NAMES
     np.testing.assert_array_equal(real_data.coarse_of_fine, COARSE_OF_FINE)
 
 
-def test_arrays_are_contiguous_typed_and_read_only(put):
+def test_arrays_are_those_of_the_files_contiguous_typed_and_read_only(put, contents):
     loaded = load_cifar100(put("here"))
-    assert (loaded.name, loaded.x_train.shape, len(loaded.x_test)) == (
-        "cifar100",
-        (200, 32, 32, 3),
-        100,
-    )
+    content = pickle.loads(contents["train"], encoding="bytes")
+    for image, row, column, channel in ((0, 0, 0, 0), (63, 31, 0, 1), (199, 9, 31, 2)):
+        expected = content[b"data"][image, channel * 1024 + row * 32 + column]
+        assert loaded.x_train[image, row, column, channel] == expected
+    assert loaded.y_train.tolist() == content[b"fine_labels"]
+    assert loaded.coarse_train.tolist() == content[b"coarse_labels"]
+    np.testing.assert_array_equal(loaded.coarse_of_fine, COARSE_OF_FINE)
     arrays = [value for value in vars(loaded).values() if isinstance(value, np.ndarray)]
     assert len(arrays) == 7
     for array in arrays:
         assert array.dtype == (np.uint8 if array.ndim == 4 else np.int64)
-        assert array.flags.c_contiguous and not array.flags.writeable
-        assert not array.base.flags.writeable
+        assert array.flags.c_contiguous
         with pytest.raises(ValueError):
             array[0] = 1
         with pytest.raises(ValueError):
@@ -110,208 +175,236 @@ def test_arrays_are_contiguous_typed_and_read_only(put):
     assert repr(loaded) == "<Cifar100 'cifar100': 200 training and 100 test images>"
 
 
-def test_pixels_go_from_planes_to_channels(put):
-    pixels = np.random.default_rng(0).integers(0, 256, (100, 3072), dtype=np.uint8)
-    loaded = read_folder(put("here", train=batch(pixels)), verify=False)
-    for image, row, column, channel in (
-        (0, 0, 0, 0),
-        (63, 31, 0, 1),
-        (64, 5, 7, 2),
-        (99, 9, 31, 1),
-    ):
-        expected = pixels[image, channel * 1024 + row * 32 + column]
-        assert loaded.x_train[image, row, column, channel] == expected
-
-
 def test_a_folder_may_be_named_by_itself_or_by_the_one_above(put, monkeypatch, tmp_path):
-    folder = put("above/cifar-100-python")
-    for name in (folder, str(folder), tmp_path / "above"):
-        assert len(load_cifar100(name).y_train) == 200
+    folder = put("above · 日本/cifar-100-python")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert len(load_cifar100("~/above").y_train) == 200
+    for name in (folder, str(folder), folder.parent, "~/above · 日本"):
+        assert len(load_cifar100(name).y_train) == 200
 
 
-@pytest.mark.parametrize("named", ["missing", "partial", 5])
+@pytest.mark.parametrize("named", ["missing", "partial", "pipe", "a\0b", "x" * 5_000])
 def test_a_named_folder_without_the_data_is_an_error(put, monkeypatch, tmp_path, named):
-    put("cache/cifar-100-python")
+    put(CACHED)  # is no substitute for what was named
     put("partial", test=None)
-    named = named if named == 5 else tmp_path / named
+    os.mkfifo(put("pipe", test=None) / "test")
     with pytest.raises(DatasetError, match=r"^data_dir names .*train, test and meta"):
-        load_cifar100(named)
-    monkeypatch.setenv("CIFAR100_DIR", str(named))
-    with pytest.raises(DatasetError, match=r"^CIFAR100_DIR names .*train, test and meta"):
-        load_cifar100()
+        load_cifar100(f"{tmp_path}/{named}")
+    if "\0" not in named:
+        monkeypatch.setenv("CIFAR100_DIR", f"{tmp_path}/{named}")
+        with pytest.raises(DatasetError, match=r"^CIFAR100_DIR names .*train, test and meta"):
+            load_cifar100()
 
 
-def test_argument_before_environment_before_cache_before_download(put, monkeypatch):
+def test_argument_before_environment_before_cache_before_download(put, monkeypatch, server):
+    for place in ("argument", "environment", CACHED):
+        put(place)
+    argument, environment, cached = put("argument"), put("environment"), put(CACHED)
     read = []
-    monkeypatch.setattr(data, "read_folder", read.append)
-    monkeypatch.setattr(data, "fetch", lambda: Path("fetched"))
-    load_cifar100()
-    cached = put("cache/cifar-100-python")
-    load_cifar100()
-    named = put("named")
-    monkeypatch.setenv("CIFAR100_DIR", str(named))
-    load_cifar100()
-    load_cifar100(put("argument"))
-    monkeypatch.setenv("CIFAR100_DIR", "")
+    found = data._official_files
+    monkeypatch.setattr(data, "URL", f"{server.url}/good")
+    monkeypatch.setattr(
+        data, "_official_files", lambda folder: read.append(folder) or found(folder)
+    )
+    monkeypatch.setenv("CIFAR100_DIR", str(environment))
+    load_cifar100(argument)
     load_cifar100("")
-    assert read == [Path("fetched"), cached, named, named.parent / "argument", cached]
+    monkeypatch.setenv("CIFAR100_DIR", "")
+    load_cifar100()
+    assert read == [argument, environment, cached] and not server.asked
+    (cached / "meta").unlink()
+    load_cifar100()
+    assert server.asked == ["/good"]
 
 
-DAMAGE = {
-    "truncated": lambda c: {"train": c["train"][:-1]},
-    "a flipped byte": lambda c: {"test": c["test"][:-9] + b"?" + c["test"][-8:]},
-    "swapped": lambda c: {"train": c["test"], "test": c["train"]},
-    "empty": lambda c: {"meta": b""},
-    "another content": lambda c: {"train": batch()},
-}
+class Bomb:
+    """Leaves a mark if it is unpickled."""
 
+    def __init__(self, mark):
+        self.mark = str(mark)
 
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_other_bytes_than_the_official_ones_are_refused(put, contents, damage, monkeypatch):
-    changed = damage(contents)
-    folder = put("here", **changed)
-    if len(changed) == 1:
-        # Where one file is at fault, none but the good ones may be unpickled.
-        monkeypatch.setattr("cifar100_helpers.reading.unpickle", _only(contents.values()))
-    with pytest.raises(DatasetError, match=r"not the official file.*MD5.*fetched again") as caught:
-        load_cifar100(folder)
-    assert str(folder / next(iter(changed))) in str(caught.value)
-
-
-def _only(known):
-    from cifar100_helpers.unpickling import unpickle
-
-    def checked(raw):
-        assert raw in known, "unverified bytes were unpickled"
-        return unpickle(raw)
-
-    return checked
-
-
-ONE_MORE = np.zeros((101, 3072), np.uint8)
-MALFORMED = {
-    "fine label 100": ("train", batch(fine_labels=[*CLASSES[:99], 100])),
-    "fine label 300": ("train", batch(fine_labels=[*CLASSES[:99], 300])),
-    "coarse label 20": ("test", batch(coarse_labels=[20] * 100)),
-    "too few labels": ("train", batch(fine_labels=CLASSES[:99])),
-    "too many images": ("train", batch(ONE_MORE)),
-    "no images": ("train", batch(ONE_MORE[:0], fine_labels=[], coarse_labels=[])),
-    "other images": ("test", batch(np.zeros((100, 3071), np.uint8))),
-    "false for a label": ("test", batch().replace(b"K\x00K\x01K\x02", b"\x89K\x01K\x02")),
-    "no number for a label": ("test", batch().replace(b"K\x00K\x01K\x02", b"NK\x01K\x02")),
-    "CIFAR-10 keys": ("train", batch().replace(b"U\x0bfine_labels", b"U\x0bbest_labels")),
-    "images missing": ("train", b"\x80\x02}."),
-    "a list": ("test", b"\x80\x02]."),
-    "no pickle": ("test", b"<html>not found</html>"),
-    "99 names": ("meta", b"".join(meta_opcodes(FINE_NAMES[1:], COARSE_NAMES))),
-    "a name twice": ("meta", b"".join(meta_opcodes((*FINE_NAMES[:99], "apple"), COARSE_NAMES))),
-    "no names": ("meta", b"".join(meta_opcodes((), ()))),
-    "numbers for names": (
-        "meta",
-        b"\x80\x02}(U\x10fine_label_names](K\1K\2eU\x12coarse_label_names](K\1eu.",
-    ),
-}
-
-
-@pytest.mark.parametrize(("name", "content"), MALFORMED.values(), ids=MALFORMED)
-def test_files_out_of_format_are_refused(put, name, content):
-    folder = put("here", **{name: content})
-    with pytest.raises(DatasetError, match=r"is no CIFAR-100 file, .*: replace it\.$") as caught:
-        read_folder(folder, verify=False)
-    assert str(folder / name) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"coarse_labels": [7, *COARSE_OF_FINE[1:].tolist()]}, "one class lie in two superclasses"),
-        ({"fine_labels": [1, *CLASSES[1:]], "coarse_labels": [0] * 100}, "no image of class 0"),
-    ],
-)
-def test_each_class_lies_in_one_superclass(put, changed, message):
-    content = {"train": batch(**changed)}
-    if "no image" in message:
-        content["test"] = content["train"]
-    with pytest.raises(DatasetError, match=message):
-        read_folder(put("here", **content), verify=False)
-
-
-def test_a_missing_or_unreadable_or_huge_file(put, tmp_path):
-    with pytest.raises(DatasetError, match=r"test cannot be read \(No such file"):
-        read_folder(put("gap", test=None))
-    (put("folder", meta=None) / "meta").mkdir()
-    with pytest.raises(DatasetError, match="meta cannot be read"):
-        read_folder(tmp_path / "folder")
-    with open(put("huge") / "train", "r+b") as file:
-        file.truncate(1 << 40)
-    with pytest.raises(DatasetError, match="1,099,511,627,776 bytes"):
-        read_folder(tmp_path / "huge")
-
-
-@contextlib.contextmanager
-def without_rights(file):
-    """Let nobody read `file` meanwhile, not even root."""
-    user = os.geteuid()
-    file.chmod(0)
-    if user == 0:
-        os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_without_the_right_to_read_it(put, name):
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder, "here")  # others may not enter the folders of pytest
-        shutil.copytree(put("here"), folder)
-        folder.parent.chmod(0o755)
-        with (
-            without_rights(folder / name),
-            pytest.raises(DatasetError, match=rf"{name} cannot be read \(Permission denied\)"),
-        ):
-            load_cifar100(folder)
+def test_a_file_that_is_not_the_official_one_is_refused_and_never_unpickled(put, tmp_path, name):
+    bomb = pickle.dumps(Bomb(tmp_path / "mark"))
+    folder = put("here", **{name: bomb})
+    with pytest.raises(DatasetError, match=r"not the official file .*MD5.*replace") as caught:
+        load_cifar100(folder)
+    assert str(folder / name) in str(caught.value)
+    put(CACHED, **{name: bomb})
+    with pytest.raises(DatasetError, match="is not on this machine"):
+        load_cifar100()
+    assert not (tmp_path / "mark").exists()
+    pickle.loads(bomb)
+    assert (tmp_path / "mark").exists()
 
 
-def to_itself(path):
-    path.symlink_to(path.name)
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:-1], lambda c: c[:-9] + b"?" + c[-8:], lambda c: b""]
+)
+def test_a_damaged_file_is_named(put, contents, damage):
+    folder = put("here", test=damage(contents["test"]))
+    with pytest.raises(DatasetError, match=r"here/test is damaged .*: replace it, or leave"):
+        load_cifar100(folder)
 
 
-STRANGE = {
-    "folder": Path.mkdir,
-    "pipe": os.mkfifo,
-    "device": lambda path: path.symlink_to("/dev/zero"),
-    "link to itself": to_itself,
-    "link to nothing": lambda path: path.symlink_to("nothing"),
+def test_the_download_is_quiet_and_found_again_without_network(put, server, monkeypatch, capfd):
+    monkeypatch.setattr(data, "URL", f"{server.url}/good")
+    for _ in range(2):
+        assert len(load_cifar100().y_train) == 200
+        monkeypatch.setattr(data, "URL", CLOSED)
+    assert capfd.readouterr() == ("", "")
+    assert socket.getdefaulttimeout() is None
+
+
+def test_keras_reads_the_same_cache(put, server, monkeypatch, archive, tmp_path):
+    monkeypatch.setattr(data, "URL", f"{server.url}/good")
+    loaded = load_cifar100()
+    md5 = data.OFFICIAL_MD5["archive"]
+    cifar100 = "keras.src.datasets.cifar100.get_file"
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras"))
+    monkeypatch.setattr(
+        cifar100,
+        lambda **given: keras.utils.get_file(**given | {"origin": CLOSED, "file_hash": md5}),
+    )
+    (x_train, y_train), (x_test, y_test) = keras.datasets.cifar100.load_data()
+    np.testing.assert_array_equal(loaded.x_train, x_train)
+    np.testing.assert_array_equal(loaded.y_train, y_train[:, 0])
+    np.testing.assert_array_equal(loaded.x_test, x_test)
+    np.testing.assert_array_equal(loaded.y_test, y_test[:, 0])
+
+
+def test_the_cache_is_the_one_of_keras(monkeypatch):
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    keras_py = runpy.run_path(keras.src.backend.config.__file__)
+    assert Path(keras_py["keras_home"]()) in data._caches()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("404", "404 -- Not Found"),
+        ("short", "retrieval incomplete"),
+        ("wrong", "Incomplete or corrupted file"),
+        ("silent", "timed out"),
+        (None, "Connection refused"),
+    ],
+)
+def test_a_failed_download_is_one_sentence_and_the_next_one_succeeds(
+    put, server, monkeypatch, answer, reason
+):
+    monkeypatch.setattr(data, "_TIMEOUT_SECONDS", 1)
+    if answer:
+        monkeypatch.setattr(data, "URL", f"{server.url}/{answer}")
+    with pytest.raises(DatasetError, match=rf"download from http.* failed \(.*{reason}") as caught:
+        load_cifar100()
+    assert "\n" not in str(caught.value) and "check the network" in str(caught.value)
+    monkeypatch.setattr(data, "URL", f"{server.url}/good")
+    assert len(load_cifar100().y_train) == 200
+
+
+def test_a_full_disk_and_a_locked_folder_are_one_sentence(put, server, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", full)
+    with pytest.raises(DatasetError, match=r"No space left on device\): .*the room there"):
+        load_cifar100()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(data, "_caches", lambda: [tmp_path / "file" / "home"] * 2)
+    with pytest.raises(DatasetError, match="Not a directory"):
+        load_cifar100()
+
+
+def test_without_a_home_the_spare_cache_is_used(put, server, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(data, "URL", f"{server.url}/good")
+    monkeypatch.setattr(data, "_caches", lambda: [tmp_path / "file" / "home", tmp_path / "spare"])
+    for _ in range(2):
+        assert len(load_cifar100().y_train) == 200
+    assert server.asked == ["/good"]
+
+
+HALF_DONE = {
+    "killed while downloading": ("half", None, 1),
+    "killed before unpacking": ("whole", None, 0),
+    "killed while unpacking": ("whole", {"test": b"", "meta": None}, 0),
+    "damaged, without the archive": (None, {"train": b"damaged"}, 1),
+    "damaged like the archive": ("half", {"meta": b"damaged"}, 1),
 }
 
 
-@pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
-def test_something_else_than_a_file_is_neither_read_nor_waited_for(put, make):
-    folder = put("here", train=None)
-    make(folder / "train")
-    with pytest.raises(DatasetError, match=r"^data_dir names .*train, test and meta"):
-        load_cifar100(folder)
-    with pytest.raises(DatasetError, match=r"train cannot be read \(.*\): mend or replace it\.$"):
-        read_folder(folder)
+@pytest.mark.parametrize(("stored", "changed", "asked"), HALF_DONE.values(), ids=HALF_DONE)
+def test_what_was_left_half_done_is_done(
+    put, server, archive, monkeypatch, tmp_path, stored, changed, asked
+):
+    (tmp_path / CACHE).mkdir(parents=True)
+    if stored:
+        size = len(archive) if stored == "whole" else len(archive) // 2
+        (tmp_path / ARCHIVE).write_bytes(archive[:size])
+    if changed:
+        put(CACHED, **changed)
+    monkeypatch.setattr(data, "URL", f"{server.url}/good")
+    assert len(load_cifar100().y_train) == 200
+    assert len(server.asked) == asked
 
 
-@pytest.mark.parametrize("named", ["~nobody-of-this-name/data", "a\0b", "x" * 5_000, b"bytes"])
-def test_a_name_that_no_folder_can_have_is_one_sentence(put, named):
-    with pytest.raises(DatasetError, match=r"^data_dir names "):
-        load_cifar100(named)
+def test_of_several_at_once_one_downloads_and_all_load(put, server, monkeypatch):
+    monkeypatch.setattr(data, "URL", f"{server.url}/good")
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(lambda _: load_cifar100(), range(4)))
+    assert [len(cifar.y_train) for cifar in loaded] == [200] * 4
+    assert server.asked == ["/good"] and socket.getdefaulttimeout() is None
 
 
-@pytest.mark.parametrize("name", ["data \udcff\udcfe", "Dätén · 日本", " "])
-def test_folders_may_have_any_name(put, name):
-    folder = put(name)
-    assert len(load_cifar100(folder).y_train) == 200
-    (folder / "meta").unlink()
-    with pytest.raises(DatasetError, match=r"^data_dir names "):
-        load_cifar100(folder)
+def test_notebooks_load_what_their_parameters_name(put, monkeypatch):
+    assert data.load("cifar100", put("here")).name == "cifar100"
+    assert data.load("cifar100", put("here"), small=True).x_train.shape[0] == 200
+    small = data.load("synthetic", "no folder", seed=3, small=True)
+    assert (small.name, len(small.y_train), len(small.y_test)) == ("synthetic", 5_000, 500)
+    assert not np.array_equal(small.x_test, data.load("synthetic", small=True).x_test)
+
+
+def test_listed_pairs_are_in_order_and_mark_their_test_images(put, synthetic):
+    pairs = data.near_duplicates()
+    test, train, distance = (pairs[name] for name in ("test_index", "train_index", "distance"))
+    assert len(pairs) == 813 and len(np.unique(pairs[["test_index", "train_index"]])) == 813
+    assert test.min() >= 0 and test.max() < 10_000 and train.min() >= 0 and train.max() < 50_000
+    assert np.all(np.diff(distance) >= 0) and distance[0] == 0 and distance[-1] <= 0.18
+    assert not data.mark_near_duplicates(synthetic).any()
+
+
+def test_real_pairs_are_marked_exact_and_of_one_class(real_data):
+    pairs = data.near_duplicates()
+    marked = data.mark_near_duplicates(real_data)
+    assert marked.shape == (10_000,) and marked.sum() == 538
+    assert set(np.flatnonzero(marked)) == set(pairs["test_index"])
+    training = {image.tobytes(): index for index, image in enumerate(real_data.x_train)}
+    equal = {
+        (index, training[image.tobytes()])
+        for index, image in enumerate(real_data.x_test)
+        if image.tobytes() in training
+    }
+    exact = pairs[pairs["distance"] == 0]
+    assert {(pair["test_index"], pair["train_index"]) for pair in exact} == equal
+    # The finder never sees a label; pictures of one shot nearly always have the same.
+    same = real_data.y_test[pairs["test_index"]] == real_data.y_train[pairs["train_index"]]
+    assert same.mean() > 0.9
+
+
+def test_the_finder_still_finds_the_listed_pairs(real_data):
+    finder = runpy.run_path(str(ROOT / "scripts" / "find_near_duplicates.py"))
+    found = finder["find"](real_data.x_test[:1_000], real_data.x_train)
+    listed = data.near_duplicates()
+    listed = listed[listed["test_index"] < 1_000]
+    found = {(int(test), int(train)): distance for test, train, distance in found}
+    listed = {(test, train): distance for test, train, distance in listed.tolist()}
+    # Processors round differently, which may move a pair over the threshold.
+    assert len(found.keys() ^ listed.keys()) <= 2
+    both = found.keys() & listed.keys()
+    assert max(abs(found[pair] - listed[pair]) for pair in both) < 1e-3
 
 
 LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(10), 50))
@@ -326,18 +419,13 @@ def test_split_is_stratified_sorted_disjoint_and_by_seed():
     again = train_validation_split(LABELS, 100, train_limit=200, seed=3)
     np.testing.assert_array_equal(train, again[0])
     np.testing.assert_array_equal(validation, again[1])
+    np.testing.assert_array_equal(validation, train_validation_split(LABELS, 100, seed=3)[1])
     assert not np.array_equal(validation, train_validation_split(LABELS, 100, seed=4)[1])
 
 
 @pytest.mark.parametrize(
     ("validation_size", "train_limit", "sizes"),
-    [
-        (0, 0, (500, 0)),
-        (0, 500, (500, 0)),
-        (0, 10, (10, 0)),
-        (490, 0, (10, 490)),
-        (10, 490, (490, 10)),
-    ],
+    [(0, 0, (500, 0)), (0, 500, (500, 0)), (0, 10, (10, 0)), (490, 0, (10, 490))],
 )
 def test_split_sizes(validation_size, train_limit, sizes):
     train, validation = train_validation_split(LABELS, validation_size, train_limit=train_limit)
@@ -346,16 +434,9 @@ def test_split_sizes(validation_size, train_limit, sizes):
     assert set(LABELS[train]) == set(range(10))
 
 
-def test_validation_does_not_depend_on_the_training_limit():
-    np.testing.assert_array_equal(
-        train_validation_split(LABELS, 50)[1], train_validation_split(LABELS, 50, train_limit=90)[1]
-    )
-
-
-@pytest.mark.parametrize("size", [-1, 9, 491, 500, 501, 20.0, 0.1, "20", True, None])
+@pytest.mark.parametrize("size", [-1, 9, 491, 20.0, "20", True, None])
 def test_impossible_splits_are_refused(size):
     with pytest.raises(ParameterError, match=r"^validation_size is .*from 10 to 490"):
         train_validation_split(LABELS, size)
-    if size != 500:
-        with pytest.raises(ParameterError, match=r"^train_limit is .*from 10 to 490"):
-            train_validation_split(LABELS, 0, train_limit=size)
+    with pytest.raises(ParameterError, match=r"^train_limit is .*from 10 to 490"):
+        train_validation_split(LABELS, 0, train_limit=size)
