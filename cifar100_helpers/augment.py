@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops, random
 
+from .data import train_validation_split
 from .errors import ParameterError
 from .runtime import progress_bar
 
@@ -15,6 +16,20 @@ SIDE = 32
 DRAWS = 2**16  # draws per copy; an image's checksum chooses one, and few of 50,000 share theirs
 CHUNK = 500  # images that a thread transforms between two updates of the progress bar
 STRONGEST = dict(flip=1, shift=31, rotation=180, zoom=0.9, brightness=1, contrast=1)
+
+
+def training_set(cifar, *, copies, validation_size, train_limit=0, seed=0):
+    """Split the training images of `cifar`, a `Cifar100`, first, then augment the ones to train on.
+
+    So no image that is held out has an altered copy among the others. Returns the images and labels
+    to train on, see `augmented_copies`, and a pair (images, labels) held out, None if
+    `validation_size` is 0. Raises ParameterError for sizes that cannot be.
+    """
+    chosen, held_out = train_validation_split(
+        cifar.y_train, validation_size, train_limit=train_limit, seed=seed
+    )
+    x, y = augmented_copies(cifar.x_train[chosen], cifar.y_train[chosen], copies=copies, seed=seed)
+    return x, y, (cifar.x_train[held_out], cifar.y_train[held_out]) if validation_size else None
 
 
 def augmented_copies(

@@ -27,10 +27,10 @@ def new_axes(width, height):
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def mark_figures(cifar):
-    """Stamp every figure drawn from now on "synthetic data" if `cifar` is, and no figure if not."""
+def mark_figures(dataset):
+    """Stamp every figure from now on "synthetic data" if that is what `dataset` names."""
     hook = f"{__name__}:_stamp_synthetic"
-    plt.rcParams["figure.hooks"] = [hook] if cifar.name == "synthetic" else []
+    plt.rcParams["figure.hooks"] = [hook] if dataset == "synthetic" else []
 
 
 def _stamp_synthetic(figure):

@@ -9,8 +9,10 @@ import keras
 import numpy as np
 
 from .augment import RandomTransforms
+from .data import mark_near_duplicates
 from .errors import RunError
 from .evaluation import evaluate
+from .inference import predict
 from .resnet import BatchNormalization
 from .runtime import describe
 from .storage import alone, load_arrays, write_json, written_whole
@@ -101,6 +103,25 @@ def _stock_layer(layer):
 
 def _call_unless_random(layer, *inputs, **options):
     return inputs[0] if isinstance(layer, RandomTransforms) else layer(*inputs, **options)
+
+
+def test_once(run_dir, model, state, cifar, validation=None):
+    """Save the trained `model`, predict the test set of `cifar` with what was saved, and record it.
+
+    `state`: what `train` returned; `validation`: a pair of images and labels held out, or None.
+    Returns the `Run`.
+    """
+    network = save_network(model, run_dir)
+    return save_run(
+        run_dir,
+        network=network,
+        state=state,
+        probabilities=predict(network, cifar.x_test),
+        labels=cifar.y_test,
+        near_duplicate=mark_near_duplicates(cifar),
+        coarse_of_fine=cifar.coarse_of_fine,
+        validation=validation and (predict(network, validation[0]), validation[1]),
+    )
 
 
 def save_run(
