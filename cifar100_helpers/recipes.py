@@ -23,14 +23,14 @@ NUMBERS = {  # and what they must stay below
 class Phase:
     """Epochs trained with one freshly compiled optimizer.
 
-    `optimizer`: "adam", or "sgd" with Nesterov momentum 0.9 (Sutskever et al., 2013). `schedule`:
-    "constant", or "one_cycle": up to `learning_rate` in a quarter of the phase's steps, then down
-    to zero along a cosine (Smith and Topin, "Super-Convergence", 2018). `weight_decay`: per unit of
-    learning rate, apart from the gradient (Loshchilov and Hutter, "Decoupled Weight Decay
-    Regularization", 2019), not on biases and batch normalization. `label_smoothing`: the part of
-    every label that is spread over all classes (Szegedy et al., 2016). The layers up to and
-    including the one named `frozen_until` do not learn. Raises ParameterError if a value does not
-    fit.
+    `optimizer`: "adam", "sgd" with Nesterov momentum 0.9 (Sutskever et al., 2013), or "muon" (see
+    `Muon`). `schedule`: "constant", or "one_cycle": up to `learning_rate` in a quarter of the
+    phase's steps, then down to zero along a cosine (Smith and Topin, "Super-Convergence", 2018).
+    `weight_decay`: per unit of learning rate, apart from the gradient (Loshchilov and Hutter,
+    "Decoupled Weight Decay Regularization", 2019), not on biases and batch normalization.
+    `label_smoothing`: the part of every label that is spread over all classes (Szegedy et al.,
+    2016). The layers up to and including the one named `frozen_until` do not learn. Raises
+    ParameterError if a value does not fit.
     """
 
     epochs: int
@@ -122,6 +122,8 @@ def _find(recipe, recipes, changes):
 
 def scale_epochs(phases, epochs):
     """Scale `phases` to `epochs` in all, in proportion, each at least 1 if the total allows."""
+    if not epochs:
+        return ()
     phases = phases[:epochs]
     planned = np.cumsum([0, *(phase.epochs for phase in phases)])
     counts = np.diff(np.rint(epochs * planned / planned[-1]).astype(int))
@@ -175,6 +177,8 @@ def _make_optimizer(phase, steps):
     options = {"weight_decay": phase.weight_decay or None}
     if phase.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, **options)
+    elif phase.optimizer == "muon":
+        optimizer = Muon(learning_rate, **options)
     else:
         optimizer = keras.optimizers.Adam(learning_rate, **options)
     if phase.weight_decay:
