@@ -1,0 +1,165 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from cifar100_helpers.errors import ParameterError
+from cifar100_helpers.recipes import (
+    Muon,
+    Phase,
+    compile_phase,
+    describe_schedule,
+    orthogonalized,
+    resnet_phases,
+    scale_epochs,
+    xception_phases,
+)
+from cifar100_helpers.resnet import build_resnet
+
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
+
+def plan(phases):
+    return [(phase.epochs, phase.learning_rate, phase.frozen_until) for phase in phases]
+
+
+def test_published_schedules():
+    resnet, xception = resnet_phases("published", 26), xception_phases("published", 20, 26)
+    assert plan(resnet) == [(16, 1e-3, ""), (6, 1e-4, ""), (4, 5e-5, "")]
+    assert plan(xception) == [(20, 2e-4, "pool"), (16, 5e-6, ""), (10, 2e-6, "")]
+    for phase in resnet + xception:
+        assert (phase.optimizer, phase.schedule) == ("adam", "constant")
+        assert phase.weight_decay == phase.label_smoothing == 0
+
+
+def test_scaled_schedule_keeps_the_total_and_the_proportions():
+    for epochs in range(1, 120):
+        counts = [phase.epochs for phase in resnet_phases("published", epochs)]
+        assert sum(counts) == epochs and min(counts) >= 1
+        if epochs >= 7:  # with fewer, no phase can have its exact share
+            np.testing.assert_allclose(counts, np.array([16, 6, 4]) * epochs / 26, atol=1)
+    assert [phase.epochs for phase in scale_epochs((Phase(26, 0.3),), 3)] == [3]
+
+
+def test_either_part_of_the_xception_schedule_may_be_left_out():
+    assert plan(xception_phases("published", 3, 0)) == [(3, 2e-4, "pool")]
+    assert plan(xception_phases("published", 0, 13)) == [(8, 5e-6, ""), (5, 2e-6, "")]
+
+
+def test_schedule_is_described():
+    head = Phase(3, 2e-4, weight_decay=0.05, label_smoothing=0.1, frozen_until="pool")
+    assert describe_schedule((head, Phase(1, 5e-6, "muon", "one_cycle"))).splitlines() == [
+        "phase 1: epochs 1–3, adam, constant learning rate 0.0002, weight_decay 0.05, "
+        "label_smoothing 0.1, frozen up to pool",
+        "phase 2: epochs 4–4, muon, one_cycle learning rate 5e-06",
+    ]
+
+
+def test_changes_are_made_to_every_phase():
+    changed = resnet_phases("published", 26, changes={"label_smoothing": 0.1})
+    assert [phase.label_smoothing for phase in changed] == [0.1] * 3
+    assert plan(changed) == plan(resnet_phases("published", 26))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "sentence"),
+    [
+        ("nonsense", {}, r"'nonsense' does not exist: choose one of published"),
+        ("modern", {"mixing": 0.2}, "mixing is no setting of a recipe.*label_smoothing"),
+        ("modern", {"epochs": 3}, "epochs is no setting"),
+        ("modern", {"label_smoothing": 1.0}, "a number of at least 0 and below 1, not 1.0"),
+        ("modern", {"weight_decay": -1}, "weight_decay .* not -1"),
+        ("modern", {"learning_rate": "0.1"}, "learning_rate .* not '0.1'"),
+        ("modern", {"label_smoothing": True}, "label_smoothing .* not True"),
+        ("modern", {"learning_rate": math.nan}, "learning_rate .* not nan"),
+        ("modern", {"optimizer": "lion"}, "optimizer .* adam, sgd, muon"),
+        ("modern", {"schedule": ["one_cycle"]}, "schedule .* constant, one_cycle"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(recipe, changes, sentence):
+    with pytest.raises(ParameterError, match=sentence):
+        resnet_phases(recipe, 3, changes=changes)
+
+
+# What a phase compiles to
+
+
+@pytest.mark.every_backend
+def test_loss_and_accuracy_of_a_phase_equal_their_definitions(synthetic):
+    model = build_resnet((1,), width=4)
+    x, labels = synthetic.x_train[:20], synthetic.y_train[:20]
+    compile_phase(model, Phase(1, 0.1, label_smoothing=0.1), steps_per_epoch=1)
+    loss, accuracy = model.evaluate(x, np.identity(100)[labels], verbose=0)
+    probabilities = model.predict(x, verbose=0)
+    target = np.full((20, 100), 0.1 / 100)
+    target[np.arange(20), labels] += 0.9
+    assert loss == pytest.approx(-(target * np.log(probabilities)).sum(axis=1).mean(), rel=1e-4)
+    assert accuracy == np.mean(probabilities.argmax(axis=1) == labels)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
+def test_weight_decay_spares_biases_and_batch_normalization(optimizer):
+    """Without gradients, one step shrinks the kernels by learning rate times weight decay."""
+    model = build_resnet((1,), width=2)
+    phase = Phase(1, 0.1, optimizer=optimizer, weight_decay=0.5)
+    compile_phase(model, phase, steps_per_epoch=10)
+    before = {v.path: np.full(v.shape, 2.0) for v in model.trainable_variables}
+    for variable in model.trainable_variables:
+        variable.assign(before[variable.path])
+    zeros = [keras.ops.zeros(v.shape) for v in model.trainable_variables]
+    model.optimizer.apply(zeros, model.trainable_variables)
+    for variable in model.trainable_variables:
+        shrunk = 0.95 if variable.path.endswith("kernel") else 1.0
+        np.testing.assert_allclose(variable.numpy(), before[variable.path] * shrunk, rtol=1e-5)
+
+
+@pytest.mark.every_backend
+def test_one_cycle_rises_for_a_quarter_and_ends_at_zero():
+    model = build_resnet((1,), width=2)
+    compile_phase(model, Phase(2, 0.3, optimizer="sgd", schedule="one_cycle"), steps_per_epoch=50)
+    rates = []
+    for _ in range(101):
+        rates.append(float(model.optimizer.learning_rate))
+        model.optimizer.iterations.assign_add(1)
+    assert rates[0] == 0 and max(rates) == pytest.approx(0.3) and rates.index(max(rates)) == 25
+    assert rates[-1] == pytest.approx(0, abs=1e-7)
+
+
+# Muon
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("shape", [(27, 8), (8, 27)])
+def test_orthogonalized_matrix_keeps_its_directions_and_loses_their_strengths(shape):
+    """As NumPy's singular values tell; five steps, as its author takes."""
+    matrix = np.random.default_rng(0).normal(size=shape).astype("float32")
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    found = keras.ops.convert_to_numpy(orthogonalized(keras.ops.array(matrix), 5))
+    strengths = left.T @ found @ right.T
+    assert ((np.diag(strengths) > 0.6) & (np.diag(strengths) < 1.3)).all()
+    np.testing.assert_allclose(strengths - np.diag(np.diag(strengths)), 0, atol=1e-4)
+
+
+@pytest.mark.every_backend
+def test_muon_steps_equal_their_definition():
+    """Orthogonal steps of the kernel, Nesterov's of the bias; in NumPy, by singular values."""
+    rng = np.random.default_rng(1)
+    kernel, bias = rng.normal(size=(3, 3, 2, 6)), rng.normal(size=6)
+    variables = [keras.Variable(start, dtype="float32") for start in (kernel, bias)]
+    optimizer = Muon(0.02, momentum=0.9, other_rate=5.0, steps=3)
+    optimizer.build(variables)
+    momenta = [np.zeros(kernel.shape), np.zeros(bias.shape)]
+    for _ in range(3):
+        gradients = [rng.normal(size=v.shape).astype("float32") for v in variables]
+        optimizer.apply([keras.ops.array(g) for g in gradients], variables)
+        momenta = [0.9 * m + g for m, g in zip(momenta, gradients, strict=True)]
+        ahead = [0.9 * m + g for m, g in zip(momenta, gradients, strict=True)]
+        left, strengths, right = np.linalg.svd(ahead[0].reshape(18, 6), full_matrices=False)
+        strengths /= np.linalg.norm(strengths)
+        for _ in range(3):
+            strengths = 3.4445 * strengths - 4.7750 * strengths**3 + 2.0315 * strengths**5
+        kernel = kernel - 0.02 * (left * strengths @ right).reshape(kernel.shape)
+        bias = bias - 0.02 * 5.0 * ahead[1]
+    for variable, expected in zip(variables, (kernel, bias), strict=True):
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4, atol=1e-5)
