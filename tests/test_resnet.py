@@ -2,20 +2,23 @@ import keras
 import numpy as np
 import pytest
 
-from cifar100_helpers.normalization import BatchNormalization
-from cifar100_helpers.resnet import build_resnet, describe_stages, residual_block
+from cifar100_helpers.resnet import (
+    BatchNormalization,
+    build_resnet,
+    describe_stages,
+    residual_block,
+)
 
 pytestmark = [pytest.mark.usefixtures("fresh_keras"), pytest.mark.every_backend]
 
 
-def count_by_hand(num_blocks_list, width, num_classes, channels=3):
+def count_by_hand(num_blocks_list, width, num_classes):
     """Parameters from the published description: biased convolutions, four vectors per BN."""
 
     def conv_and_bn(kernel, inputs, outputs):
         return kernel * kernel * inputs * outputs + outputs + 4 * outputs
 
-    total = conv_and_bn(3, channels, width)
-    inputs = width
+    total, inputs = conv_and_bn(3, 3, width), width
     for stage, num_blocks in enumerate(num_blocks_list):
         filters = width * 2**stage
         for _ in range(num_blocks):
@@ -25,43 +28,25 @@ def count_by_hand(num_blocks_list, width, num_classes, channels=3):
     return total + inputs * num_classes + num_classes
 
 
-def test_published_parameter_count():
+def test_parameter_counts():
     assert build_resnet().count_params() == 46_203_236
-
-
-@pytest.mark.parametrize(
-    ("num_blocks_list", "width", "num_classes"), [((2, 2, 2, 2), 16, 100), ((1, 3), 5, 7)]
-)
-def test_parameter_count_equals_an_independent_one(num_blocks_list, width, num_classes):
-    model = build_resnet(num_blocks_list, width, num_classes=num_classes)
-    assert model.count_params() == count_by_hand(num_blocks_list, width, num_classes)
-
-
-def test_narrow_parameter_count():
-    assert build_resnet(width=16).count_params() == 739_972
+    assert build_resnet((1, 3), 5, num_classes=7).count_params() == count_by_hand((1, 3), 5, 7)
 
 
 def convolve(x, kernel, bias, stride):
-    """TensorFlow's "same" convolution of one image, pixel by pixel."""
-    size = kernel.shape[0]
-    outputs = -(-x.shape[0] // stride)
-    padding = max((outputs - 1) * stride + size - x.shape[0], 0)
-    before = padding // 2
-    padded = np.pad(x, ((before, padding - before),) * 2 + ((0, 0),))
-    y = np.empty((outputs, outputs, kernel.shape[-1]))
-    for row in range(outputs):
-        for column in range(outputs):
-            top, left = row * stride, column * stride
-            window = padded[top : top + size, left : left + size]
-            y[row, column] = np.tensordot(window, kernel, axes=3) + bias
-    return y
+    """A "same" convolution of one image, as TensorFlow pads it."""
+    outputs = -(-len(x) // stride)
+    padding = max((outputs - 1) * stride + len(kernel) - len(x), 0)
+    padded = np.pad(x, ((padding // 2, padding - padding // 2),) * 2 + ((0, 0),))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(0, 1))
+    return np.einsum("hwcij,ijco->hwo", windows[::stride, ::stride], kernel) + bias
 
 
 def forward_by_hand(model, image, num_blocks_list):
     """The published network's inference on one image, from its weights alone, in NumPy."""
 
     def conv(x, name, stride=1):
-        return convolve(x, *map(np.array, model.get_layer(name).get_weights()), stride)
+        return convolve(x, *model.get_layer(name).get_weights(), stride)
 
     def bn(x, name):
         gamma, beta, mean, variance = model.get_layer(name).get_weights()
@@ -96,34 +81,20 @@ def test_forward_pass_equals_one_written_in_numpy():
     np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4)
 
 
-def test_images_in_probabilities_out():
-    model = build_resnet((1, 1), width=4)
-    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    probabilities = model.predict(images, verbose=0)
-    assert model.input.dtype == "uint8"
-    assert probabilities.dtype == np.float32
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-
-
-def test_probabilities_stay_float32_under_mixed_precision():
+def test_bytes_in_float32_probabilities_out_under_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
-    model = build_resnet((1,), width=4)
+    model = build_resnet((1,), width=2)
+    assert model.input.dtype == "uint8" and model.output.dtype == "float32"
     assert model.get_layer("stem_conv").compute_dtype == "bfloat16"
-    assert model.output.dtype == "float32"
-
-
-def test_layer_names_read_as_an_architecture():
-    names = {layer.name for layer in build_resnet(width=2).layers}
-    assert {"stem_conv", "stage2_block1_conv1", "stage4_block2_shortcut_bn"} <= names
 
 
 def test_identity_shortcut_has_no_parameters_and_passes_its_input():
     x = keras.Input((6, 6, 4))
     block = keras.Model(x, residual_block(x, 4, conv_shortcut=False, name="b"))
-    assert not any("shortcut" in layer.name for layer in block.layers)
     block.set_weights([np.zeros_like(w) for w in block.get_weights()])
     images = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype("float32")
     np.testing.assert_array_equal(block.predict(images, verbose=0), np.maximum(images, 0))
+    assert block.count_params() == 2 * (3 * 3 * 4 * 4 + 4 + 4 * 4)
 
 
 @pytest.mark.parametrize(("filters", "stride"), [(8, 1), (4, 2)])
@@ -150,7 +121,8 @@ def test_batch_normalization_equals_keras_own(dtype):
     tolerance = {"float32": 2e-5, "mixed_bfloat16": 0.02}[dtype]
     for ours, keras_own in zip(*results, strict=True):
         np.testing.assert_allclose(ours, keras_own, rtol=tolerance, atol=tolerance)
-    assert results[0][3].max() > 0.5, "the moving mean did not move"
+    moving_mean = results[0][5]
+    assert np.abs(moving_mean - x.mean(axis=(0, 1, 2)) / 2).max() < 0.05, "it did not move halfway"
 
 
 def test_stages_are_described_in_order_and_add_up():
