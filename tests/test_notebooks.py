@@ -14,7 +14,7 @@ import papermill
 import pytest
 import yaml
 
-from cifar100_helpers import load_run
+from cifar100_helpers.results import load_run
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))

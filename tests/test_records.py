@@ -3,19 +3,42 @@
 import re
 from pathlib import Path
 
+import keras
 import nbformat
 import numpy as np
 import pytest
 
-from cifar100_helpers import evaluate, load_run
-from cifar100_helpers.synthetic import COARSE_OF_FINE, FINE_NAMES
+from cifar100_helpers.evaluation import evaluate
+from cifar100_helpers.explain import load_picture
+from cifar100_helpers.results import load_run
+from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 
 ROOT = Path(__file__).parent.parent
 RECORDS = sorted(file.parent for file in (ROOT / "results").glob("*/run.json"))
+NETWORKS = sorted((ROOT / "results").glob("*/model.keras"))
 
 
-def test_there_are_records():
-    assert RECORDS
+def test_there_are_records_and_a_small_trained_network():
+    assert RECORDS and NETWORKS
+    assert all(file.stat().st_size < 12_500_000 for file in NETWORKS)
+
+
+@pytest.mark.parametrize("file", NETWORKS, ids=lambda file: file.parent.name)
+def test_trained_network_knows_a_flower(file):
+    _, flower = load_picture()
+    likeliest = keras.saving.load_model(file).predict(flower[None], verbose=0)[0].argmax()
+    assert COARSE_NAMES[COARSE_OF_FINE[likeliest]] == "flowers"
+
+
+@pytest.mark.parametrize("file", NETWORKS, ids=lambda file: file.parent.name)
+def test_trained_network_predicts_what_its_record_holds(file, real_data):
+    run = load_run(file.parent)
+    probabilities = keras.saving.load_model(file).predict(real_data.x_test, verbose=0)
+    # As stored, in float16; processors differ in the last digits.
+    np.testing.assert_allclose(probabilities, run.probabilities, atol=2e-3)
+    accuracy = (probabilities.argmax(axis=1) == real_data.y_test).mean()
+    assert accuracy == pytest.approx(run.record["metrics"]["top1"], abs=5e-4)
+
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
