@@ -83,7 +83,8 @@ def _refuse_unknown(namespace, names):
     plain = (str, int, float, list, dict, tuple, type(None))
     of_ipython = ("In", "Out", "_")
     for name, value in namespace.items():
-        if isinstance(value, plain) and name not in names and not name.startswith(of_ipython):
+        hidden = name.startswith(of_ipython) or name.isupper()  # constants are no parameters
+        if isinstance(value, plain) and name not in names and not hidden:
             close = get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}."
             raise ParameterError(f"{name} is no parameter of this notebook: {hint}")

@@ -1,7 +1,7 @@
 """The wide residual network for 32×32 images, trained from scratch, and its batch normalization."""
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from .runtime import batch_parts, fused_batch_norm
 
@@ -44,6 +44,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _move(self, average, batch_statistic):
         average.assign(average * self.momentum + batch_statistic * (1 - self.momentum))
+
+
+@keras.saving.register_keras_serializable("cifar100_helpers")
+class Shrink(layers.Layer):
+    """Shrinks images to `side` pixels in training, if that is set: small images cost less."""
+
+    side = None
+
+    def call(self, images, training=False):
+        if not training or self.side in (None, images.shape[1]):
+            return images
+        return ops.image.resize(ops.cast(images, "float32"), (self.side, self.side))
+
+
+def shrink_images(model, side):
+    """Let `model`, from `build_resnet`, be trained on images of `side` pixels from now on."""
+    shrink = model.get_layer("stem_shrink")
+    if shrink.side != side:
+        shrink.side = side
+        model.make_train_function(force=True)  # it was compiled for the size before
 
 
 def residual_block(x, filters, *, kernel_size=3, stride=1, conv_shortcut=True, name="block"):
@@ -95,6 +115,7 @@ def build_resnet(
     """
     images = keras.Input(input_shape, dtype="uint8", name="images")
     x = augmentation(images) if augmentation else images
+    x = Shrink(name="stem_shrink")(x)
     x = layers.Rescaling(1 / 255, name="stem_rescale")(x)
 
     x = layers.Conv2D(width, 3, padding="same", name="stem_conv")(x)

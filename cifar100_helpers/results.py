@@ -13,7 +13,7 @@ from .data import mark_near_duplicates
 from .errors import RunError
 from .evaluation import evaluate
 from .inference import predict
-from .resnet import BatchNormalization
+from .resnet import BatchNormalization, Shrink
 from .runtime import describe
 from .storage import alone, load_arrays, write_json, written_whole
 from .xception import InferenceMode
@@ -32,6 +32,7 @@ FIELDS = (
     "petaflops",
     "machine",
 )
+TRAINING_ONLY = (RandomTransforms, Shrink)
 UNKNOWN = "–"
 
 PUBLISHED = (
@@ -77,7 +78,7 @@ def save_network(model, run_dir):
     """
     untrained = keras.Model(model.input, model.output, name=model.name)  # without an optimizer
     network = keras.models.clone_model(
-        untrained, clone_function=_stock_layer, call_function=_call_unless_random
+        untrained, clone_function=_stock_layer, call_function=_call_in_inference
     )
     network.set_weights(model.get_weights())
     file = Path(run_dir) / "model.keras"
@@ -89,7 +90,7 @@ def save_network(model, run_dir):
 
 def _stock_layer(layer):
     """A new layer like `layer`, one of Keras's own, which computes in float32."""
-    if isinstance(layer, RandomTransforms):
+    if isinstance(layer, TRAINING_ONLY):
         return layer  # it is not called
     if isinstance(layer, InferenceMode):
         base = keras.models.clone_model(layer.layer, clone_function=_stock_layer)
@@ -101,8 +102,8 @@ def _stock_layer(layer):
     return kind.from_config(layer.get_config() | {"dtype": "float32"})
 
 
-def _call_unless_random(layer, *inputs, **options):
-    return inputs[0] if isinstance(layer, RandomTransforms) else layer(*inputs, **options)
+def _call_in_inference(layer, *inputs, **options):
+    return inputs[0] if isinstance(layer, TRAINING_ONLY) else layer(*inputs, **options)
 
 
 def test_once(run_dir, model, state, cifar, validation=None):

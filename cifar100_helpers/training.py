@@ -9,7 +9,8 @@ import numpy as np
 
 from .errors import ParameterError, RunError, stoppable
 from .inference import forward_flops, frozen_features, layers_after
-from .recipes import compile_phase
+from .recipes import Phase, compile_phase
+from .resnet import shrink_images
 from .runtime import batch_parts, describe, progress_bar
 from .storage import alone, load_arrays, write_json, written_whole
 
@@ -73,13 +74,17 @@ def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_dat
             state["phase_seconds"][number] += cost["seconds"]
             state["petaflops"] += cost["petaflops"]
         start = time.perf_counter()
+        side = phase.image_size(epoch - plan.index(number))
+        if side:
+            shrink_images(part, side)
         batches = ShuffledBatches(inputs, y, batch_size, (seed, epoch), part.output_shape[-1])
         # Closed even if the stop button is pressed: Keras does not tell its callbacks.
         with progress_bar(len(batches), f"epoch {epoch + 1}", "step") as bar:
             left = plan[epoch:].count(number) if new_phase or epoch == first else 0
             logs = _fit_epoch(part, batches, epoch, seed, validation, EpochProgress(bar, left))
         state["phase_seconds"][number] += time.perf_counter() - start
-        state["petaflops"] += 3 * forward_flops(part) * len(x) / 1e15
+        area = (side / x.shape[1]) ** 2 if side else 1
+        state["petaflops"] += 3 * area * forward_flops(part) * len(x) / 1e15
         for name, value in ({"epoch": epoch + 1, "phase": number + 1} | logs).items():
             state["history"].setdefault(name, []).append(value)
         state["epochs_done"] = epoch + 1
@@ -265,7 +270,8 @@ def _load_state(run_dir, parameters, phases):
         return None
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-        theirs, their_phases = dict(state["parameters"]), state["phases"]
+        theirs = dict(state["parameters"])
+        their_phases = [Phase(**phase) for phase in state["phases"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise _damaged(file) from None
     differing = [
@@ -274,7 +280,7 @@ def _load_state(run_dir, parameters, phases):
         if theirs.get(key) != parameters.get(key)
     ]
     # A recipe's name is among the parameters, but what it stands for may have changed.
-    if not differing and their_phases != [vars(phase) for phase in phases]:
+    if not differing and their_phases != list(phases):
         differing = ["its recipe was another when it began"]
     if differing:
         raise RunError(
