@@ -10,7 +10,12 @@ import pytest
 from scipy import ndimage
 
 from cifar100_helpers import augment
-from cifar100_helpers.augment import RandomTransforms, augmented_copies, transform_images
+from cifar100_helpers.augment import (
+    RandomTransforms,
+    augmented_copies,
+    training_set,
+    transform_images,
+)
 from cifar100_helpers.errors import ParameterError
 
 
@@ -24,6 +29,21 @@ def smooth(count):
     values = ndimage.gaussian_filter(values, (0, 2.5, 2.5, 0))
     values -= values.min(axis=(1, 2, 3), keepdims=True)
     return np.uint8(255 * values / values.max(axis=(1, 2, 3), keepdims=True))
+
+
+def test_no_copy_of_an_image_held_out_is_trained_on(synthetic):
+    x, y, (held_out, labels) = training_set(
+        synthetic, copies=1, validation_size=200, train_limit=300, seed=1
+    )
+    assert len(x) == len(y) == 600 and len(held_out) == len(labels) == 200
+    known = {image.tobytes() for image in x[:300]}
+    originals = {image.tobytes(): i for i, image in enumerate(synthetic.x_train)}
+    assert known <= originals.keys()
+    assert known.isdisjoint(image.tobytes() for image in held_out)
+    indices = [originals[image.tobytes()] for image in x[:300]]
+    np.testing.assert_array_equal(y[:300], synthetic.y_train[indices])
+    np.testing.assert_array_equal(y[300:], y[:300])
+    assert training_set(synthetic, copies=0, validation_size=0)[2] is None
 
 
 def shifted(image, right, down):

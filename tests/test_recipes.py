@@ -49,11 +49,19 @@ def test_either_part_of_the_xception_schedule_may_be_left_out():
 
 def test_schedule_is_described():
     head = Phase(3, 2e-4, weight_decay=0.05, label_smoothing=0.1, frozen_until="pool")
-    assert describe_schedule((head, Phase(1, 5e-6, "muon", "one_cycle"))).splitlines() == [
+    small_first = Phase(6, 5e-6, "muon", "one_cycle", warmup=0.4, image_sizes=[16, 32])
+    assert describe_schedule((head, small_first)).splitlines() == [
         "phase 1: epochs 1–3, adam, constant learning rate 0.0002, weight_decay 0.05, "
         "label_smoothing 0.1, frozen up to pool",
-        "phase 2: epochs 4–4, muon, one_cycle learning rate 5e-06",
+        "phase 2: epochs 4–9, muon, one_cycle learning rate 5e-06 after 40% warm-up, "
+        "images of 16, 32 pixels",
     ]
+
+
+def test_image_sizes_share_the_epochs():
+    phase = Phase(7, 0.1, image_sizes=[16, 24, 32])
+    assert [phase.image_size(epoch) for epoch in range(7)] == [16, 16, 16, 24, 24, 32, 32]
+    assert Phase(2, 0.1).image_size(1) is None
 
 
 def test_changes_are_made_to_every_phase():
@@ -75,6 +83,7 @@ def test_changes_are_made_to_every_phase():
         ("modern", {"learning_rate": math.nan}, "learning_rate .* not nan"),
         ("modern", {"optimizer": "lion"}, "optimizer .* adam, sgd, muon"),
         ("modern", {"schedule": ["one_cycle"]}, "schedule .* constant, one_cycle"),
+        ("modern", {"image_sizes": [16, 0]}, "image_sizes .* whole numbers of at least 8"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(recipe, changes, sentence):

@@ -4,6 +4,7 @@ import pytest
 
 from cifar100_helpers.resnet import (
     BatchNormalization,
+    Shrink,
     build_resnet,
     describe_stages,
     residual_block,
@@ -133,3 +134,14 @@ def test_stages_are_described_in_order_and_add_up():
     counts = [int(line.split()[-1].replace(",", "")) for line in lines[1:]]
     assert sum(counts[:-1]) == counts[-1] == 739_972
     assert "8 × 8 × 64" in lines[4]
+
+
+def test_images_shrink_in_training_alone():
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    shrink = Shrink()
+    shrink.side = 16
+    small = keras.ops.convert_to_numpy(shrink(images, training=True))
+    np.testing.assert_allclose(
+        small, images.reshape(2, 16, 2, 16, 2, 3).mean(axis=(2, 4)), rtol=1e-5
+    )
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(shrink(images)), images)
