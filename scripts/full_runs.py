@@ -36,6 +36,7 @@ TINY = {
     "frozen_epochs": 2,
     "finetune_epochs": 2,
     "image_size": 71,
+    "precision": "auto",
 }
 UNFINISHED = 3
 
