@@ -74,17 +74,17 @@ def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_dat
             state["phase_seconds"][number] += cost["seconds"]
             state["petaflops"] += cost["petaflops"]
         start = time.perf_counter()
-        side = phase.image_size(epoch - plan.index(number))
-        if side:
-            shrink_images(part, side)
+        done = epoch - plan.index(number)  # epochs of this phase
+        if phase.image_sizes:
+            shrink_images(part, phase.image_size(done))
+        costs = [_share_of_pixels(phase, later, x) for later in range(done, phase.epochs)]
         batches = ShuffledBatches(inputs, y, batch_size, (seed, epoch), part.output_shape[-1])
         # Closed even if the stop button is pressed: Keras does not tell its callbacks.
         with progress_bar(len(batches), f"epoch {epoch + 1}", "step") as bar:
-            left = plan[epoch:].count(number) if new_phase or epoch == first else 0
+            left = sum(costs) / costs[0] if new_phase or epoch == first else 0
             logs = _fit_epoch(part, batches, epoch, seed, validation, EpochProgress(bar, left))
         state["phase_seconds"][number] += time.perf_counter() - start
-        area = (side / x.shape[1]) ** 2 if side else 1
-        state["petaflops"] += 3 * area * forward_flops(part) * len(x) / 1e15
+        state["petaflops"] += 3 * costs[0] * forward_flops(part) * len(x) / 1e15
         for name, value in ({"epoch": epoch + 1, "phase": number + 1} | logs).items():
             state["history"].setdefault(name, []).append(value)
         state["epochs_done"] = epoch + 1
@@ -100,6 +100,12 @@ def _check_division(images, batch_size):
             "devices: choose another batch_size, train_limit or validation_size, or use one GPU "
             "(CUDA_VISIBLE_DEVICES=0)."
         )
+
+
+def _share_of_pixels(phase, epoch, images):
+    """What an epoch of `phase`, from 0, costs beside one on whole images."""
+    side = phase.image_size(epoch)
+    return (side / images.shape[1]) ** 2 if side else 1.0
 
 
 def _inputs(model, x, validation_data, phase, run_dir):
