@@ -124,14 +124,14 @@ def test_weight_decay_spares_biases_and_batch_normalization(optimizer):
 
 
 @pytest.mark.every_backend
-def test_one_cycle_rises_for_a_quarter_and_ends_at_zero():
+def test_one_cycle_rises_as_long_as_warmup_says_and_ends_at_zero():
     model = build_resnet((1,), width=2)
-    compile_phase(model, Phase(2, 0.3, optimizer="sgd", schedule="one_cycle"), steps_per_epoch=50)
+    compile_phase(model, Phase(2, 0.3, "sgd", "one_cycle", warmup=0.4), steps_per_epoch=50)
     rates = []
     for _ in range(101):
         rates.append(float(model.optimizer.learning_rate))
         model.optimizer.iterations.assign_add(1)
-    assert rates[0] == 0 and max(rates) == pytest.approx(0.3) and rates.index(max(rates)) == 25
+    assert rates[0] == 0 and max(rates) == pytest.approx(0.3) and rates.index(max(rates)) == 40
     assert rates[-1] == pytest.approx(0, abs=1e-7)
 
 

@@ -1,22 +1,18 @@
-import io
-import os
-import subprocess
-import sys
-import zipfile
-
 import cv2
 import h5py
 import keras
 import numpy as np
 import pytest
+from test_results import probabilities_of_plain_keras
 
-from cifar100_helpers.batches import one_hot
-from cifar100_helpers.compiling import compile_phase
-from cifar100_helpers.errors import ParameterError, WeightsError
-from cifar100_helpers.recipes import Phase, xception_phases
+from cifar100_helpers import inference, results
+from cifar100_helpers.augment import RandomTransforms
+from cifar100_helpers.errors import WeightsError
+from cifar100_helpers.inference import frozen_features, layers_after, predict
+from cifar100_helpers.recipes import Phase, compile_phase, xception_phases
 from cifar100_helpers.resnet import build_resnet
-from cifar100_helpers.transforms import RandomTransforms
-from cifar100_helpers.xception import build_xception
+from cifar100_helpers.training import ShuffledBatches, train
+from cifar100_helpers.xception import InferenceMode, build_xception
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -25,7 +21,34 @@ pytestmark = pytest.mark.usefixtures("fresh_keras")
 def network():
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("float32")
-    return build_xception(weights="none")
+    network = build_xception(weights="none")
+    for layer in network.get_layer("base").layer.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Random weights let the signal die out, and all images would look the same.
+            layer.moving_variance.assign(np.full(layer.moving_variance.shape, 0.1))
+    return network
+
+
+@pytest.fixture(scope="module")
+def weights_file(network, tmp_path_factory):
+    file = tmp_path_factory.mktemp("weights") / "random.weights.h5"
+    network.get_layer("base").layer.save_weights(file)
+    return file
+
+
+@pytest.fixture
+def quick_base(network, monkeypatch):
+    """Building takes no time: Keras's function gives the base of `network`, and loads weights."""
+    asked = []
+
+    def xception(weights, **options):
+        asked.append(weights)
+        if weights:
+            network.get_layer("base").layer.load_weights(weights)
+        return network.get_layer("base").layer
+
+    monkeypatch.setattr(keras.applications, "Xception", xception)
+    return asked
 
 
 @pytest.mark.every_backend
@@ -38,254 +61,221 @@ def test_parameters_are_the_published_number(network):
 def test_resized_and_scaled_as_if_done_beforehand(network, synthetic):
     """OpenCV resizes, Keras's own function scales."""
     images = synthetic.x_test[:4]
-    resized = [
-        cv2.resize(x.astype("float32"), (71, 71), interpolation=cv2.INTER_LINEAR) for x in images
-    ]
+    resized = [cv2.resize(image.astype("float32"), (71, 71)) for image in images]
     expected = keras.applications.xception.preprocess_input(np.stack(resized))
     prepared = keras.Model(network.input, network.get_layer("resize").output)
     np.testing.assert_allclose(prepared.predict(images, verbose=0), expected, atol=1e-5)
 
 
-def test_base_is_keras_own(network, synthetic):
-    own = keras.applications.Xception(include_top=False, weights=None, input_shape=(71, 71, 3))
-    own.set_weights(network.get_layer("base").get_weights())
-    prepared = keras.Model(network.input, network.get_layer("resize").output)
-    inputs = prepared.predict(synthetic.x_test[:2], verbose=0)
-    ours = keras.Model(network.input, network.get_layer("pool").output)
-    expected = own.predict(inputs, verbose=0).mean(axis=(1, 2))
-    np.testing.assert_allclose(
-        ours.predict(synthetic.x_test[:2], verbose=0), expected, rtol=1e-4, atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("blocks", [1, 8, 13])
-def test_dividing_the_base_changes_nothing(synthetic, tmp_path, blocks):
-    """Both read the same weights file."""
-    file = tmp_path / "random.weights.h5"
-    keras.applications.Xception(include_top=False, weights=None).save_weights(file)
-    whole = build_xception(weights=str(file))
-    divided = build_xception(weights=str(file), frozen_blocks=blocks)
-    assert divided.count_params() == whole.count_params()
-    assert 0 < divided.get_layer("frozen_blocks").count_params() < 20_861_480
-    pooled = [
-        keras.Model(model.input, model.get_layer("pool").output).predict(
-            synthetic.x_test[:4], verbose=0
-        )
-        for model in (whole, divided)
-    ]
-    np.testing.assert_allclose(*pooled, rtol=1e-5, atol=1e-6)
-
-
-def test_blocks_end_where_the_architecture_says():
-    sides = {}
-    for blocks in (1, 3, 4, 12, 13):
-        model = build_xception(image_size=128, weights="none", frozen_blocks=blocks)
-        sides[blocks] = model.get_layer("frozen_blocks").output.shape[1:]
-    assert sides == {
-        1: (61, 61, 64),
-        3: (16, 16, 256),
-        4: (8, 8, 728),
-        12: (8, 8, 728),
-        13: (4, 4, 1024),
+@pytest.mark.every_backend
+def test_inference_mode_keeps_statistics_while_weights_learn():
+    base = keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()])
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, InferenceMode(base)(inputs))
+    model.compile("sgd", "mse")
+    before = [weight.numpy() for weight in base.weights]
+    rng = np.random.default_rng(0)
+    model.fit(rng.normal(2, 3, (8, 3)), rng.normal(size=(8, 4)), verbose=0)
+    moved = [not np.array_equal(a, b.numpy()) for a, b in zip(before, base.weights, strict=True)]
+    names = [weight.name for weight in base.weights]
+    assert dict(zip(names, moved, strict=True)) == {
+        **dict.fromkeys(("kernel", "bias", "gamma", "beta"), True),
+        **dict.fromkeys(("moving_mean", "moving_variance"), False),
     }
 
 
-@pytest.mark.every_backend
-def test_batch_statistics_stay_those_of_imagenet_when_everything_is_trained(network, synthetic):
-    def statistics():
-        return [w.numpy() for w in network.get_layer("base").non_trainable_weights]
-
-    compile_phase(network, Phase(1, 1e-3), 1)
-    before = statistics()
-    kernel = network.get_layer("base").layer.get_layer("block14_sepconv2").get_weights()[0]
-    network.train_on_batch(synthetic.x_train[:4], one_hot(synthetic.y_train[:4], 100))
-    assert len(before) == 80
-    for a, b in zip(before, statistics(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    after = network.get_layer("base").layer.get_layer("block14_sepconv2").get_weights()[0]
-    assert not np.array_equal(kernel, after)
-
-
-def trained(model, phase):
-    compile_phase(model, phase, 1)
-    return [layer.name for layer in model.layers if layer.trainable_weights]
-
-
-@pytest.mark.every_backend
 def test_what_each_phase_trains(network):
     head, *finetuning = xception_phases("published", 20, 26)
-    assert trained(network, head) == ["hidden", "probabilities"]
+
+    def trained(phase):
+        compile_phase(network, phase, 1)
+        return [layer.name for layer in network.layers if layer.trainable_weights]
+
+    assert isinstance(network.get_layer("base"), InferenceMode)
+    assert trained(head) == ["hidden", "probabilities"]
     for phase in finetuning:
-        assert trained(network, phase) == ["base", "hidden", "probabilities"]
+        assert trained(phase) == ["base", "hidden", "probabilities"]
 
 
-def test_frozen_blocks_are_trained_in_no_phase():
-    model = build_xception(weights="none", frozen_blocks=8)
-    head, finetuning = xception_phases("modern", 2, 2, frozen_blocks=8)
-    assert trained(model, head) == ["hidden", "probabilities"]
-    assert trained(model, finetuning) == ["base", "hidden", "probabilities"]
-
-
-def test_published_schedule():
-    phases = xception_phases("published", 20, 26)
-    assert [phase.epochs for phase in phases] == [20, 16, 10]
-    assert [phase.learning_rate for phase in phases] == [2e-4, 5e-6, 2e-6]
-    assert {phase.optimizer for phase in phases} == {"adam"}
-
-
-def test_schedule_without_finetuning_and_without_a_frozen_phase():
-    assert [phase.epochs for phase in xception_phases("published", 3, 0)] == [3]
-    assert [phase.epochs for phase in xception_phases("published", 0, 13)] == [8, 5]
-    assert [phase.epochs for phase in xception_phases("published", 1, 1)] == [1, 1]
-
-
-def test_augmentation_comes_before_the_trained_blocks():
-    order = {
-        blocks: [
-            layer.name
-            for layer in build_xception(
-                weights="none", frozen_blocks=blocks, augmentation=RandomTransforms(name="random")
-            ).layers
-        ]
-        for blocks in (0, 12)
-    }
-    assert order[0][:5] == ["images", "random", "rescale", "resize", "base"]
-    assert order[12][:6] == ["images", "rescale", "resize", "frozen_blocks", "random", "base"]
+def test_plain_keras_opens_what_was_trained(network, synthetic, tmp_path):
+    results.save_network(network, tmp_path)
+    images = synthetic.x_test[:8]
+    plain = probabilities_of_plain_keras(tmp_path, images)
+    np.testing.assert_allclose(plain, predict(network, images), atol=1e-5)
+    assert plain.std(axis=0).max() > 1e-4, "all images look the same to it"
 
 
 # Weights
 
 
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory):
-    file = tmp_path_factory.mktemp("weights") / "random.weights.h5"
-    keras.utils.set_random_seed(5)
-    keras.applications.Xception(include_top=False, weights=None).save_weights(file)
-    return file
-
-
-def first_kernel(model):
-    return model.get_layer("base").layer.get_layer("block1_conv1").get_weights()[0]
-
-
-def test_weights_from_a_file_by_name_and_by_environment(weights_file, monkeypatch):
-    by_name = build_xception(weights=str(weights_file))
-    monkeypatch.setenv("XCEPTION_WEIGHTS", str(weights_file))
-    by_environment = build_xception(weights="imagenet")
+def test_weights_from_the_file_that_the_environment_names(network, weights_file, monkeypatch):
     monkeypatch.setenv("HOME", str(weights_file.parent))
-    in_home = build_xception(weights=f"~/{weights_file.name}")
-    np.testing.assert_array_equal(first_kernel(in_home), first_kernel(by_name))
-    np.testing.assert_array_equal(first_kernel(by_name), first_kernel(by_environment))
-    assert not np.array_equal(first_kernel(build_xception(weights="none")), first_kernel(by_name))
+    monkeypatch.setenv("XCEPTION_WEIGHTS", f"~/{weights_file.name}")
+    loaded = build_xception(weights="imagenet").get_layer("base").get_weights()
+    for ours, theirs in zip(loaded, network.get_layer("base").get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
-def test_empty_variable_names_no_file(monkeypatch):
+def test_environment_names_the_weights_of_imagenet_alone(weights_file, monkeypatch, quick_base):
+    monkeypatch.setenv("XCEPTION_WEIGHTS", "/elsewhere.h5")
+    build_xception(weights=str(weights_file))
+    build_xception(weights="none")
+    assert quick_base == [str(weights_file), None]
+
+
+def test_no_network_is_one_sentence(monkeypatch):
     def without_network(**options):
         raise OSError(f"asked for {options['weights']}")
 
     monkeypatch.setattr(keras.applications, "Xception", without_network)
     monkeypatch.setenv("XCEPTION_WEIGHTS", "")
-    with pytest.raises(WeightsError, match=r"could not be fetched \(asked for imagenet\)"):
+    with pytest.raises(WeightsError, match=r"could not be downloaded \(asked for imagenet\): che"):
         build_xception(weights="imagenet")
 
 
-@pytest.mark.parametrize("variable", [True, False])
-def test_missing_file_is_one_sentence(tmp_path, monkeypatch, variable):
-    missing = tmp_path / "missing.h5"
-    if variable:
-        monkeypatch.setenv("XCEPTION_WEIGHTS", str(missing))
-    with pytest.raises(WeightsError, match=r"no file .*missing\.h5"):
-        build_xception(weights="imagenet" if variable else str(missing))
+@pytest.mark.parametrize("by_environment", [True, False])
+def test_missing_file_is_one_sentence(tmp_path, monkeypatch, by_environment):
+    missing = str(tmp_path / "missing.h5")
+    monkeypatch.setenv("XCEPTION_WEIGHTS", missing)
+    with pytest.raises(WeightsError, match=r"no file .*missing\.h5 with the weights"):
+        build_xception(weights="imagenet" if by_environment else missing)
 
 
-@pytest.mark.parametrize("kept", [0, 1000, 40_000_000])
-def test_truncated_file_is_one_sentence(weights_file, tmp_path, kept):
-    file = tmp_path / "cut.weights.h5"
-    file.write_bytes(weights_file.read_bytes()[:kept])
-    with pytest.raises(WeightsError, match=r"cut\.weights\.h5 does not hold"):
-        build_xception(weights=str(file))
-
-
-def test_file_of_another_network_is_one_sentence(tmp_path):
-    file = tmp_path / "resnet.weights.h5"
-    build_resnet((1,), width=4).save_weights(file)
-    with pytest.raises(WeightsError, match=r"resnet\.weights\.h5 does not hold"):
-        build_xception(weights=str(file))
-
-
-def with_other_datasets(weights_file, file, make):
-    """`file` with the names in `weights_file`, each dataset made by `make(group, name)`."""
+def linked_elsewhere(weights_file, file):
+    """The names of `weights_file`, all of whose contents lie in another file."""
     with h5py.File(weights_file) as whole, h5py.File(file, "w") as other:
-
-        def copy(name, item):
-            if isinstance(item, h5py.Dataset):
-                make(other.require_group(os.path.dirname(name)), os.path.basename(name))
-
-        whole.visititems(copy)
+        for name in whole:
+            other[name] = h5py.ExternalLink("/etc/passwd", "/")
 
 
-def external_storage(group, name):
-    group.create_dataset(name, (4,), "u1", external=[("/etc/passwd", 0, 4)])
-
-
-HOSTILE = {
-    "datasets of 64 terabytes": lambda group, name: group.create_dataset(
-        name, (1 << 22, 1 << 22), "f4", chunks=(64, 64)
-    ),
-    "datasets of another shape": lambda group, name: group.create_dataset(name, data=np.zeros(3)),
-    "text": lambda group, name: group.create_dataset(name, data="text"),
-    "links to another file": lambda group, name: group.__setitem__(
-        name, h5py.ExternalLink("/etc/passwd", "/")
-    ),
-    "links to itself": lambda group, name: group.__setitem__(name, h5py.SoftLink(group.name)),
-    "contents of another file": external_storage,
-    "groups": lambda group, name: group.create_group(name),
+DAMAGED = {
+    "empty": lambda whole, file: file.touch(),
+    "cut": lambda whole, file: file.write_bytes(whole.read_bytes()[:40_000_000]),
+    "text": lambda whole, file: file.write_text("text"),
+    "of another network": lambda whole, file: build_resnet((1,), width=4).save_weights(file),
+    "links": linked_elsewhere,
 }
 
 
-@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_file_is_one_sentence(weights_file, tmp_path, make):
-    file = tmp_path / "hostile.weights.h5"
-    with_other_datasets(weights_file, file, make)
-    with pytest.raises(WeightsError, match=r"hostile\.weights\.h5 does not hold") as caught:
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+@pytest.mark.parametrize("make", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("name", ["a.weights.h5", "a.h5", "a.keras"])
+def test_damaged_file_is_one_sentence(weights_file, quick_base, tmp_path, make, name):
+    make(weights_file, tmp_path / "a.weights.h5")
+    file = (tmp_path / "a.weights.h5").rename(tmp_path / name)
+    with pytest.raises(WeightsError, match="does not hold the weights of Xception") as caught:
         build_xception(weights=str(file))
     assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
 
 
-def packed(name, content):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, content)
-    return buffer.getvalue()
+# Features of frozen layers
 
 
-OTHER_FILES = {
-    "a.txt": b"text",
-    "a.h5": b"text",
-    "a.weights.h5": b"text",
-    "a.weights.json": b'{"weight_map": 5}',
-    "a.keras": packed("model.weights.h5", b"text"),
-}
+def tiny_network(seed=3, **options):
+    keras.utils.set_random_seed(seed)
+    return build_resnet((1,), width=4, **{"dropout_rate": 0.0} | options)
 
 
-@pytest.mark.parametrize(("name", "content"), OTHER_FILES.items(), ids=OTHER_FILES)
-def test_other_file_is_one_sentence_whatever_its_name(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match="does not hold the weights of Xception"):
-        build_xception(weights=str(tmp_path / name))
+def directly(network, images):
+    return keras.Model(network.input, network.get_layer("pool").output).predict(images, verbose=0)
 
 
-def test_no_network_is_one_sentence(tmp_path):
-    program = "from cifar100_helpers import build_xception; build_xception()"
-    nowhere = {"KERAS_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
-    environment = {k: v for k, v in os.environ.items() if k != "XCEPTION_WEIGHTS"} | nowhere
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-    )
-    assert "WeightsError: The ImageNet weights of Xception could not be fetched" in done.stderr
+@pytest.fixture
+def computed(monkeypatch):
+    """The numbers of images that pass through frozen layers, call by call."""
+    counts, predict = [], inference.predict
+
+    def counting(model, images, **options):
+        counts.append(len(images))
+        return predict(model, images, **options)
+
+    monkeypatch.setattr(inference, "predict", counting)
+    return counts
 
 
-@pytest.mark.parametrize("blocks", [14, -1])
-def test_base_cannot_be_divided_there(blocks):
-    with pytest.raises(ParameterError, match="frozen_blocks must be from 0 to 13"):
-        build_xception(weights="none", frozen_blocks=blocks)
+@pytest.mark.every_backend
+def test_features_are_computed_once_and_equal_what_the_layers_give(synthetic, tmp_path, computed):
+    """Random transforms rest, and their seed and the layers' names do not matter."""
+    images = synthetic.x_train[:150]
+    for seed in (1, 2):
+        network = tiny_network(augmentation=RandomTransforms(seed=seed))
+        got, seconds = frozen_features(network, images, "pool", tmp_path)
+        assert got.dtype == np.float32 and seconds > 0
+        np.testing.assert_allclose(got, directly(network, images), rtol=1e-4, atol=1e-6)
+    assert computed == [150]
+
+
+def one_pixel_changed(images):
+    changed = images.copy()
+    changed[7, 3, 5, 1] ^= 1
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("other_network", "other_images"),
+    [
+        (tiny_network, one_pixel_changed),
+        (tiny_network, lambda images: images[::-1]),
+        (lambda: tiny_network(seed=4), np.array),
+        (lambda: build_resnet((1, 1), width=4), np.array),
+    ],
+    ids=["one pixel", "order", "weights", "layers"],
+)
+def test_other_features_are_computed_anew(
+    synthetic, tmp_path, computed, other_network, other_images
+):
+    frozen_features(tiny_network(), synthetic.x_train[:60], "pool", tmp_path)
+    network, images = other_network(), other_images(synthetic.x_train[:60])
+    got, _ = frozen_features(network, images, "pool", tmp_path)
+    assert computed == [60, 60]
+    np.testing.assert_allclose(got, directly(network, images), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 700])
+def test_damaged_cache_is_computed_anew(synthetic, tmp_path, computed, kept):
+    images = synthetic.x_train[:60]
+    expected, _ = frozen_features(tiny_network(), images, "pool", tmp_path)
+    (file,) = tmp_path.glob("*.npz")
+    file.write_bytes(file.read_bytes()[:kept])
+    for _ in range(2):
+        got, _ = frozen_features(tiny_network(), images, "pool", tmp_path)
+        np.testing.assert_array_equal(got, expected)
+    assert computed == [60, 60]
+
+
+def test_half_the_space_under_mixed_precision(synthetic, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    network, images = tiny_network(), synthetic.x_train[:20]
+    got, _ = frozen_features(network, images, "pool", tmp_path)
+    assert got.dtype == np.float16
+    np.testing.assert_allclose(got, directly(network, images).astype("float32"), atol=0.02)
+
+
+@pytest.mark.every_backend
+def test_layers_after_a_cut_share_their_weights_with_the_network(synthetic):
+    network, images = tiny_network(), synthetic.x_train[:20]
+    head = layers_after(network, "pool")
+    head.layers[-1].bias.assign(np.arange(100.0))
+    found = head.predict(directly(network, images), verbose=0)
+    np.testing.assert_allclose(found, network.predict(images, verbose=0), rtol=1e-4)
+
+
+@pytest.mark.every_backend
+def test_head_on_features_equals_head_in_the_network(synthetic, tmp_path):
+    """The same batches by plain Keras, on images, with the other layers frozen."""
+    x, y = synthetic.x_train[:300], synthetic.y_train[:300]
+    ours, plain = tiny_network(), tiny_network()
+    phases = (Phase(2, 1e-2, frozen_until="pool"),)
+    options = {"run_dir": tmp_path / "run", "parameters": {}, "batch_size": 64, "seed": 3}
+    state = train(ours, x, y, phases, **options)
+
+    for layer in plain.layers[:-1]:
+        layer.trainable = False
+    plain.compile(keras.optimizers.Adam(1e-2), "categorical_crossentropy")
+    losses = []
+    for epoch in range(2):
+        batches = ShuffledBatches(x, y, 64, (3, epoch), classes=100)
+        losses += plain.fit(batches, shuffle=False, verbose=0).history["loss"]
+    np.testing.assert_allclose(state["history"]["loss"], losses, rtol=1e-4)
+    for a, b in zip(ours.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
