@@ -83,36 +83,20 @@ class Cifar100:
 def load_synthetic(*, train_size=50_000, test_size=10_000, seed=0):
     """Draw a `Cifar100` named "synthetic", the same for the same `seed`.
 
-    Sizes are numbers of images, multiples of 100, with equally many of every class. Raises
-    ParameterError for other sizes.
+    Sizes are multiples of 100, for equally many images of every class; others raise ParameterError.
     """
-    _check_size("train_size", train_size)
-    _check_size("test_size", test_size)
+    for parameter, size in (("train_size", train_size), ("test_size", test_size)):
+        if size <= 0 or size % len(FINE_NAMES):
+            raise ParameterError(
+                f"{parameter} is {size!r}: give a multiple of {len(FINE_NAMES)}, "
+                "equally many images of every class."
+            )
     rng = np.random.default_rng(seed)
     pictures, veils = _shifted(_class_pictures(rng)), _waves(rng, _VEILS, 2)
-    x_train, y_train = _draw(rng, train_size, pictures, veils)
-    x_test, y_test = _draw(rng, test_size, pictures, veils)
-    return Cifar100(
-        x_train=x_train,
-        y_train=y_train,
-        coarse_train=COARSE_OF_FINE[y_train],
-        x_test=x_test,
-        y_test=y_test,
-        coarse_test=COARSE_OF_FINE[y_test],
-        fine_names=FINE_NAMES,
-        coarse_names=COARSE_NAMES,
-        coarse_of_fine=COARSE_OF_FINE.copy(),
-        name="synthetic",
-    )
-
-
-def _check_size(parameter, size):
-    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    if not whole or size <= 0 or size % len(FINE_NAMES):
-        raise ParameterError(
-            f"{parameter} is {size!r}: give a multiple of {len(FINE_NAMES)}, "
-            "equally many images of every class."
-        )
+    train = _draw(rng, train_size, pictures, veils)
+    test = _draw(rng, test_size, pictures, veils)
+    names = FINE_NAMES, COARSE_NAMES
+    return Cifar100(*train, *test, *names, COARSE_OF_FINE.copy(), "synthetic")
 
 
 def _waves(rng, count, cycles):
@@ -148,20 +132,16 @@ def _class_pictures(rng):
 def _shifted(pictures):
     """(100, 50, 3, 32, 32) uint8: each picture in 25 places, as it is and mirrored."""
     places = list(itertools.product(range(-4, 5, 2), repeat=2))
-    variants = [
-        np.roll(mirrored, place, axis=(2, 3))
-        for mirrored in (pictures, pictures[..., ::-1])
-        for place in places
-    ]
+    both = pictures, pictures[..., ::-1]
+    variants = [np.roll(one, place, axis=(2, 3)) for one in both for place in places]
     return np.stack(variants, axis=1).astype(np.uint8)
 
 
 def _draw(rng, size, pictures, veils):
-    """Images (size, 32, 32, 3) uint8 and their labels (size,) int64."""
+    """Images (size, 32, 32, 3) uint8, and their labels and superclasses (size,) int64."""
     labels = rng.permutation(np.repeat(np.arange(len(FINE_NAMES)), size // len(FINE_NAMES)))
     images = np.empty((size, _SIDE, _SIDE, 3), dtype=np.uint8)
-    # Blocks that fit the processor's cache.
-    for start in range(0, size, 100):
+    for start in range(0, size, 100):  # blocks that fit the processor's cache
         block = labels[start : start + 100]
         shape = (len(block), 1, 1, 1)
         image = pictures[block, rng.integers(pictures.shape[1], size=len(block))].astype(np.float32)
@@ -171,4 +151,4 @@ def _draw(rng, size, pictures, veils):
         image += rng.uniform(98, 158, shape).astype(np.float32)
         image += rng.integers(-16, 17, image.shape, dtype=np.int8)
         images[start : start + 100] = np.clip(image, 0, 255).transpose(0, 2, 3, 1)
-    return images, labels
+    return images, labels, COARSE_OF_FINE[labels]
