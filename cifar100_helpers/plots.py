@@ -40,23 +40,17 @@ def _stamp_synthetic(figure):
 def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):
     """Draw `images` row by row, each `size` inches wide; returns their Axes, (n,)."""
     rows = max(1, -(-len(images) // columns))
-    title_space = 0.35 if titles is not None else 0
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * size, rows * (size + title_space) + (0.4 if heading else 0)),
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax in axes.flat:
+    height = rows * (size + (0.35 if titles else 0)) + (0.4 if heading else 0)
+    figure = plt.figure(figsize=(columns * size, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
         ax.set_axis_off()
     for i, image in enumerate(images):
-        axes.flat[i].imshow(image)
-        if titles is not None:
-            axes.flat[i].set_title(titles[i], fontsize=8)
+        axes[i].imshow(image)
+        axes[i].set_title(titles[i] if titles else "", fontsize=8)
     if heading:
         figure.suptitle(heading, fontsize=11)
-    return axes.flat[: len(images)]
+    return axes[: len(images)]
 
 
 def plot_class_mosaic(images, cifar, ax=None):
@@ -68,8 +62,8 @@ def plot_class_mosaic(images, cifar, ax=None):
             # A picture is one unit wide; between the pictures is room for the names below them.
             left, top = 1.7 * column, 1.4 * row
             ax.imshow(images[fine], extent=(left, left + 1, top + 1, top))
-            style = {"ha": "center", "va": "top", "fontsize": 8}
-            ax.text(left + 0.5, top + 1.03, readable(cifar.fine_names[fine]), **style)
+            name = readable(cifar.fine_names[fine])
+            ax.text(left + 0.5, top + 1.03, name, ha="center", va="top", fontsize=8)
     middles = 1.4 * np.arange(len(by_superclass)) + 0.5
     ax.set_yticks(middles, map(readable, cifar.coarse_names))
     ax.set(xlim=(-0.4, 8.2), ylim=(1.4 * len(by_superclass), -0.1), xticks=[])
@@ -100,8 +94,7 @@ def plot_channel_histograms(images, ax=None):
     for channel, colour in enumerate(("red", "green", "blue")):
         counts = np.bincount(images[..., channel].ravel(), minlength=256)
         ax.plot(counts / counts.sum(), color=f"tab:{colour}", label=colour)
-    ax.set(xlabel="pixel value", ylabel="fraction of pixels", xlim=(0, 255))
-    ax.set_ylim(bottom=0)
+    ax.set(xlabel="pixel value", ylabel="fraction of pixels", xlim=(0, 255), ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 
@@ -127,8 +120,7 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0):
     epochs = history["epoch"]
     ax.plot(epochs, history[quantity], "o-", ms=3, label="training")
     if f"val_{quantity}" in history:
-        validation = history[f"val_{quantity}"]
-        ax.plot(epochs, validation, "o-", ms=3, label="validation")
+        ax.plot(epochs, history[f"val_{quantity}"], "o-", ms=3, label="validation")
     if frozen_epochs:
         ax.axvspan(0.5, frozen_epochs + 0.5, color="grey", alpha=0.15, lw=0, label="head alone")
     for last_of_phase in np.flatnonzero(np.diff(history["phase"])):
@@ -144,10 +136,10 @@ def plot_class_accuracy(probabilities, labels, names, *, count=10, ax=None):
     accuracy = class_accuracy(probabilities, labels)
     order = np.argsort(accuracy, kind="stable")
     shown = np.concatenate([order[:count], order[-count:]])
-    ax = ax or new_axes(7, 0.25 * len(shown) + 1)
-    colours = ["tab:red"] * count + ["tab:green"] * count
-    ax.barh(range(len(shown)), accuracy[shown], color=colours)
-    ax.set_yticks(range(len(shown)), [readable(names[fine]) for fine in shown])
+    rows = np.arange(2 * count)
+    ax = ax or new_axes(7, 0.25 * len(rows) + 1)
+    ax.barh(rows, accuracy[shown], color=np.where(rows < count, "tab:red", "tab:green"))
+    ax.set_yticks(rows, [readable(names[fine]) for fine in shown])
     ax.axhline(count - 0.5, color="grey", ls=":", lw=1)
     ax.set(xlabel="fraction of test images recognised", xlim=(0, 1))
     ax.set_title(f"The {count} hardest and the {count} easiest classes")
@@ -158,8 +150,9 @@ def plot_confused_pairs(probabilities, labels, names, *, count=12, ax=None):
     """Draw the pairs of classes most often taken for each other as bars, the worst first."""
     pairs = most_confused_pairs(probabilities, labels, count)
     ax = ax or new_axes(7, 0.28 * count + 1)
-    ax.barh(range(len(pairs)), [images for _, _, images in pairs], color="tab:purple")
-    ax.set_yticks(range(len(pairs)), [readable(f"{names[a]} / {names[b]}") for a, b, _ in pairs])
+    rows = range(len(pairs))
+    ax.barh(rows, [images for _, _, images in pairs], color="tab:purple")
+    ax.set_yticks(rows, [readable(f"{names[a]} / {names[b]}") for a, b, _ in pairs])
     ax.invert_yaxis()
     ax.set_xlabel("test images of either class taken for the other")
     ax.set_title("The pairs of classes confused most often")
@@ -169,16 +162,15 @@ def plot_confused_pairs(probabilities, labels, names, *, count=12, ax=None):
 def plot_superclass_confusion(probabilities, labels, coarse_of_fine, coarse_names, ax=None):
     """Draw what images of each superclass (row) are taken for (column), in percent of the row.
 
-    `coarse_of_fine`: int (100,), the superclass of each class. Only what rounds to 1 % or more has
-    its number.
+    `coarse_of_fine`: int (100,), the superclass of each class. Numbers below 0.5 % are left out.
     """
     counts = superclass_confusion(probabilities, labels, coarse_of_fine)
     percent = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     ax = ax or new_axes(10, 9.5)
     display = ConfusionMatrixDisplay(percent, display_labels=list(map(readable, coarse_names)))
     # On an even scale, all mistakes would look white beside the diagonal.
-    style = {"norm": PowerNorm(0.5, vmin=0, vmax=100)}
-    display.plot(ax=ax, cmap="Blues", colorbar=False, values_format=".0f", im_kw=style)
+    scale = {"norm": PowerNorm(0.5, vmin=0, vmax=100)}
+    display.plot(ax=ax, cmap="Blues", colorbar=False, values_format=".0f", im_kw=scale)
     for text in display.text_.flat:
         text.set(fontsize=8, visible=text.get_text() != "0")
     ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=45, ha="right")
@@ -192,11 +184,11 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, count=10):
     mistakes = most_confident_mistakes(probabilities, labels, count)
     predicted = probabilities.argmax(axis=1)
     titles = [
-        f"“{names[predicted[i]]}” {probabilities[i, predicted[i]]:.0%}\nis {names[labels[i]]}"
+        f"“{readable(names[predicted[i]])}” {probabilities[i].max():.0%}\n"
+        f"is {readable(names[labels[i]])}"
         for i in mistakes
     ]
     heading = "The most confident mistakes: seen, how surely, and what the label says"
-    titles = list(map(readable, titles))
     return plot_images(images[mistakes], titles, columns=5, size=1.6, heading=heading)
 
 
@@ -206,17 +198,13 @@ def plot_neighbours(images, queries, neighbours, labels, names):
     `queries`, int (rows,), and `neighbours`, int (rows, columns), are indices into `images`.
     """
     shown = np.column_stack([queries, neighbours])
-    drawn = plot_images(
-        images[shown.ravel()],
-        [readable(names[label]) for label in labels[shown.ravel()]],
-        columns=shown.shape[1],
-        heading="One picture in each row, and its nearest neighbours; green: of the same class",
-    )
-    for row, indices in zip(np.reshape(drawn, shown.shape), shown, strict=True):
-        row[0].title.set(color="black", weight="bold")
-        for ax, index in zip(row[1:], indices[1:], strict=True):
-            same = labels[index] == labels[indices[0]]
-            ax.title.set_color("tab:green" if same else "tab:red")
+    titles = [readable(names[label]) for label in labels[shown.flat]]
+    heading = "One picture in each row, and its nearest neighbours; green: of the same class"
+    drawn = plot_images(images[shown.flat], titles, columns=shown.shape[1], heading=heading)
+    for row, classes in zip(drawn.reshape(shown.shape), labels[shown], strict=True):
+        row[0].title.set_weight("bold")
+        for ax, fine in zip(row[1:], classes[1:], strict=True):
+            ax.title.set_color("tab:green" if fine == classes[0] else "tab:red")
     return drawn
 
 
