@@ -50,11 +50,10 @@ def plot_top1(runs, ax=None):
         ax.plot(100 * figures["top1"], y, "D", mfc="white", color=_colour(figures))
     for y, record in enumerate(records, start=len(published)):
         _draw_interval(ax, y, record)
-    marks = {"o": "recorded, with its 95 % interval", "x": "without near-duplicates"}
     if published:
         ax.plot([], [], "D", mfc="white", color="grey", label="published")
-    for marker, label in marks.items():
-        ax.plot([], [], marker, color="grey", label=label)
+    ax.plot([], [], "o", color="grey", label="recorded, with its 95 % interval")
+    ax.plot([], [], "x", color="grey", label="without near-duplicates")
     ax.set_yticks(range(len(names)), names)
     ax.set(ylim=(-0.6, len(names) - 0.4), xlabel=_RECOGNISED)
     ax.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
@@ -64,11 +63,11 @@ def plot_top1(runs, ax=None):
 
 def _draw_interval(ax, y, record):
     metrics, colour = record["metrics"], _colour(record)
-    low, high = metrics["top1_interval"]
-    reach = [[100 * (metrics["top1"] - low)], [100 * (high - metrics["top1"])]]
-    ax.errorbar(100 * metrics["top1"], y, xerr=reach, fmt="o", capsize=4, color=colour)
-    if metrics["top1_without_duplicates"] is not None:
-        ax.plot(100 * metrics["top1_without_duplicates"], y, "x", color=colour)
+    top1, clean = metrics["top1"], metrics["top1_without_duplicates"]
+    reach = 100 * np.abs(np.reshape(metrics["top1_interval"], (2, 1)) - top1)
+    ax.errorbar(100 * top1, y, xerr=reach, fmt="o", capsize=4, color=colour)
+    if clean is not None:
+        ax.plot(100 * clean, y, "x", color=colour)
 
 
 def plot_cost(runs, quantity="minutes", ax=None):
@@ -88,15 +87,13 @@ def plot_cost(runs, quantity="minutes", ax=None):
         costs = [record["petaflops"] for record in records]
         ax.set(xlabel="PFLOPs of training", title="What accuracy costs in arithmetic")
     ax.scatter(costs, top1, color=list(map(_colour, records)), zorder=3)
-    ax.set(xscale="log", ylabel=_RECOGNISED)
-    ax.set_xlim(min(costs) / 1.5, max(costs) * 1.5)
     low, high = min(top1) - 2, max(top1) + 2
-    ax.set_ylim(low, high)
+    ax.set(xscale="log", xlim=(min(costs) / 1.5, max(costs) * 1.5))
+    ax.set(ylabel=_RECOGNISED, ylim=(low, high))
     heights = spread(top1, (high - low) / 16)  # a line of text is 1/16 of the axis
     for x, y, height, label in zip(costs, top1, heights, labels, strict=True):
         _annotate(ax, (x, y), (1.04, height), label, "left", ax.get_yaxis_transform())
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
     return ax
 
@@ -139,7 +136,7 @@ def plot_agreement(first, second, ax=None):
 def plot_classes(first, second, names, *, count=6, ax=None):
     """Draw the accuracies of two runs against each other, a point per class.
 
-    Named are the `count` classes with the largest lead of each run.
+    The `count` classes with the largest lead of each run are named.
     """
     ax = ax or new_axes(7.5, 7)
     x, y = (100 * class_accuracy(run.probabilities, run.labels) for run in (first, second))
@@ -170,12 +167,12 @@ def plot_superclasses(first, second, coarse_of_fine, coarse_names, ax=None):
     ]
     order = np.argsort(np.mean(accuracies, axis=0), kind="stable")
     rows = np.arange(len(order))
-    ax.hlines(rows, *(accuracy[order] for accuracy in accuracies), color=_PALE, lw=3, zorder=1)
-    colours = colours_of(first, second)
-    sizes = (70, 30)  # if both are equal, the larger shows around the smaller
-    for i, run in enumerate((first, second)):
-        x, colour = accuracies[i][order], colours[i]
-        ax.scatter(x, rows, s=sizes[i], color=colour, label=_name(run))
+    a, b = (accuracy[order] for accuracy in accuracies)
+    ax.hlines(rows, a, b, color=_PALE, lw=3, zorder=1)
+    colour, other = colours_of(first, second)
+    # If both are equal, the larger point shows around the smaller.
+    ax.scatter(a, rows, s=70, color=colour, label=_name(first))
+    ax.scatter(b, rows, s=30, color=other, label=_name(second))
     ax.set_yticks(rows, [readable(coarse_names[i]) for i in order])
     ax.set_xlabel(_RECOGNISED)
     ax.legend(loc="lower right", frameon=False)
@@ -183,20 +180,18 @@ def plot_superclasses(first, second, coarse_of_fine, coarse_names, ax=None):
     return ax
 
 
-def plot_reliability(first, second, axes=None):
-    """Draw accuracy by confidence, for each of two runs in one of two `axes`; returns these.
+def plot_reliability(first, second):
+    """Draw accuracy by confidence, for each of two runs; returns their two Axes.
 
     A dashed line shows it at the temperature fitted on held-out images, if there are any.
     """
-    if axes is None:
-        figure, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
-        figure.suptitle("How far the models' confidence can be trusted")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
+    figure.suptitle("How far the models' confidence can be trusted")
     colours = colours_of(first, second)
     for ax, run, colour in zip(axes, (first, second), colours, strict=True):
         ax.plot([0, 100], [0, 100], color="grey", ls=":", lw=1)
         _draw_reliability(ax, run.probabilities, run.labels, "as trained", color=colour, marker="o")
-        calibrated = calibrate(run)
-        if calibrated:
+        if calibrated := calibrate(run):
             style = {"color": "black", "marker": "s", "mfc": "white", "ls": "--"}
             label = f"at temperature {calibrated[0]:.2f}"
             _draw_reliability(ax, calibrated[1], run.labels, label, **style)
@@ -223,8 +218,8 @@ def plot_coverage(first, second, ax=None):
     for (name, probabilities), colour in zip(models.items(), colours, strict=True):
         coverage, accuracy = coverage_curve(probabilities, first.labels)
         ax.plot(100 * coverage, 100 * accuracy, color=colour, label=name)
-    ax.set(xlabel="test images answered, the surest first, %", ylabel="right among these, %")
-    ax.set(xlim=(0, 100))
+    ax.set(xlabel="test images answered, the surest first, %", xlim=(0, 100))
+    ax.set(ylabel="right among these, %")
     ax.legend(frameon=False)
     ax.set_title("How accurate the models are when they may abstain")
     return ax
@@ -233,15 +228,15 @@ def plot_coverage(first, second, ax=None):
 def plot_only_one_right(images, right, wrong, names, *, count=10):
     """Draw test `images` that the run `right` gets right and `wrong` does not.
 
-    First come those about which `wrong` is surest. `images`: uint8 (n, height, width, 3).
+    Those about which `wrong` is surest come first. `images`: uint8 (n, height, width, 3).
     """
     seen, confidence = _likeliest(wrong.probabilities)
     chosen = _surest(is_right(right) & ~is_right(wrong), confidence, count)
     titles = [
-        f"{names[right.labels[i]]}\nnot “{names[seen[i]]}” {confidence[i]:.0%}" for i in chosen
+        readable(f"{names[right.labels[i]]}\nnot “{names[seen[i]]}” {confidence[i]:.0%}")
+        for i in chosen
     ]
     heading = f"Only {_name(right)} is right; what {_name(wrong)} saw"
-    titles = list(map(readable, titles))
     return plot_images(images[chosen], titles, columns=5, size=1.6, heading=heading)
 
 
@@ -267,5 +262,5 @@ def _likeliest(probabilities):
 
 
 def _surest(mask, confidence, count):
-    chosen = np.flatnonzero(mask)
-    return chosen[np.argsort(-confidence[chosen], kind="stable")[:count]]
+    order = np.argsort(-confidence, kind="stable")
+    return order[mask[order]][:count]
