@@ -33,7 +33,7 @@ def load_picture(path=""):
 
 def _read(path):
     places = dict.fromkeys([Path(path).expanduser().absolute(), project_path(path).absolute()])
-    file = next((place for place in places if place.is_file()), None)
+    file = next(filter(Path.is_file, places), None)
     if file is None:
         looked = " or ".join(map(str, places))
         raise ParameterError(f"There is no picture {looked}: give the path of a picture.")
@@ -53,22 +53,16 @@ def _read(path):
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
 
 
-def plot_picture(original, small, predictions, names, count=5, axes=None):
+def plot_picture(original, small, predictions, names, count=5):
     """Draw a picture, what the networks see of it, and the likeliest classes of each as bars.
 
     `original`, `small`: see `load_picture`. `predictions`: a dict from a network's name to its
     probabilities, float (100,); `names`: those of the classes. Returns 2 Axes and one per network.
     """
-    if axes is None:
-        widths = [1, 1] + [1.3] * len(predictions)
-        figure, axes = plt.subplots(
-            1,
-            len(widths),
-            figsize=(2.3 * sum(widths), 2.8),
-            width_ratios=widths,
-            layout="constrained",
-        )
-        figure.suptitle(f"A picture, what a network sees of it, and its {count} likeliest classes")
+    widths = [1, 1] + [1.3] * len(predictions)
+    figure = plt.figure(figsize=(2.3 * sum(widths), 2.8), layout="constrained")
+    axes = figure.subplots(1, len(widths), width_ratios=widths)
+    figure.suptitle(f"A picture, what a network sees of it, and its {count} likeliest classes")
     for ax, image, title in zip(axes[:2], (original, small), ("original", "32 × 32"), strict=True):
         ax.imshow(image)
         ax.set_axis_off()
@@ -94,12 +88,8 @@ def occlusion_map(network, image, label, patch=8, stride=2):
     mean fall over the squares that cover it; negative if the probability rises. Source: Zeiler and
     Fergus, "Visualizing and Understanding Convolutional Networks", 2014.
     """
-    covers = [
-        np.outer(rows, columns)
-        for rows in _intervals(image.shape[0], patch, stride)
-        for columns in _intervals(image.shape[1], patch, stride)
-    ]
-    covers = np.stack(covers)
+    rows, columns = (_intervals(length, patch, stride) for length in image.shape[:2])
+    covers = np.array([np.outer(row, column) for row in rows for column in columns])
     mean_colour = image.mean(axis=(0, 1)).round().astype(np.uint8)
     covered = np.where(covers[..., None], mean_colour, image)
     before, *after = network.predict(np.stack([image, *covered]), verbose=0)[:, label]
@@ -120,13 +110,9 @@ def plot_occlusion(images, maps, titles, columns=3):
     `images`: uint8 (n, 32, 32, 3); `maps`: float (n, 32, 32), each of `occlusion_map`; `titles`: n
     texts. Returns the Axes, (2 n,): an image and its map in turn.
     """
-    axes = plot_images(
-        np.repeat(images, 2, axis=0),
-        [text for title in titles for text in (title, "")],
-        columns=2 * columns,
-        size=1.5,
-        heading="Where it looks: if a red place is covered, the probability of the class falls",
-    )
+    pairs, texts = np.repeat(images, 2, axis=0), [t for title in titles for t in (title, "")]
+    heading = "Where it looks: if a red place is covered, the probability of the class falls"
+    axes = plot_images(pairs, texts, columns=2 * columns, size=1.5, heading=heading)
     strongest = 100 * np.abs(maps).max() or 1.0
     for ax, image, heat in zip(axes[1::2], images, 100 * np.asarray(maps), strict=True):
         ax.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
@@ -135,6 +121,5 @@ def plot_occlusion(images, maps, titles, columns=3):
         drawn = ax.imshow(heat, vmin=-strongest, vmax=strongest, **style)
     figure = drawn.figure
     figure.set_figwidth(figure.get_figwidth() + 1)
-    label = "fall in probability, points"
-    figure.colorbar(drawn, ax=figure.axes, shrink=0.8, label=label)
+    figure.colorbar(drawn, ax=figure.axes, shrink=0.8, label="fall in probability, points")
     return axes
