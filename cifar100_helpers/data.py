@@ -35,8 +35,8 @@ _TIMEOUT_SECONDS = 60
 def load(dataset, data_dir="", *, seed=0, small=False):
     """Return the data set that a notebook's parameters name, as a `Cifar100`.
 
-    `dataset` "synthetic" draws the stand-in by `seed`, if `small` only 5,000 + 500 images of it;
-    "cifar100" is `load_cifar100(data_dir)`, whole in any case.
+    "synthetic" draws the stand-in by `seed`: 5,000 + 500 images if `small`, else as many as the
+    real data set has. "cifar100" is `load_cifar100(data_dir)`, never smaller.
     """
     if dataset != "synthetic":
         return load_cifar100(data_dir)
@@ -62,20 +62,17 @@ def load_cifar100(data_dir=None):
     coarse_of_fine = np.empty(100, dtype=np.int64)
     coarse_of_fine[fine] = coarse
     meta = pickle.loads(files["meta"], encoding="bytes")
-    names = [
-        tuple(name.decode() for name in meta[key])
-        for key in (b"fine_label_names", b"coarse_label_names")
-    ]
-    return Cifar100(*train, *test, *names, coarse_of_fine, "cifar100")
+    fine_names = tuple(name.decode() for name in meta[b"fine_label_names"])
+    coarse_names = tuple(name.decode() for name in meta[b"coarse_label_names"])
+    return Cifar100(*train, *test, fine_names, coarse_names, coarse_of_fine, "cifar100")
 
 
 def train_validation_split(labels, validation_size, *, train_limit=0, seed=0):
     """Split images into training and validation, each class with the same share in both.
 
     `labels`: (N,) classes of the images. `validation_size`: images to validate on, 0 for none.
-    `train_limit`: images to train on, 0 for all others. Returns sorted (train_indices,
-    validation_indices), int64, the same for the same `seed`. Raises ParameterError if a part
-    would lack a class or is larger than what there is.
+    `train_limit`: images to train on, 0 for all others. Returns two sorted int64 arrays of indices,
+    the same for the same `seed`. Raises ParameterError if a part would lack a class.
     """
     labels = np.asarray(labels)
     train, validation = np.arange(len(labels)), np.arange(0)
@@ -128,8 +125,7 @@ def _official_files(folder):
         try:
             files[name] = file.read_bytes()
         except OSError as error:
-            reason = error.strerror or error
-            raise DatasetError(f"{file} cannot be read ({reason}): replace it.") from error
+            raise DatasetError(f"{file} cannot be read ({error.strerror}): replace it.") from error
         md5 = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
         if md5 != OFFICIAL_MD5[name]:
             raise DatasetError(
@@ -165,7 +161,7 @@ def _cached_files():
 
 
 def _download():
-    """Fetch the archive into Keras's cache, or only unpack it again; return the files' bytes."""
+    """Fetch the archive into Keras's cache, or unpack the one there; return the files' bytes."""
     home, spare = _caches()
     with contextlib.suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
@@ -189,13 +185,11 @@ def _download():
 def _fetch(cache):
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)  # get_file would wait for a silent server for ever
-    md5 = OFFICIAL_MD5["archive"]
+    options = {"file_hash": OFFICIAL_MD5["archive"], "extract": True, "cache_dir": cache}
     try:
         # Keras's own progress bar fills a notebook with control codes.
         with contextlib.redirect_stdout(io.StringIO()):
-            folder = keras.utils.get_file(
-                _CACHED, URL, file_hash=md5, extract=True, cache_dir=cache
-            )
+            folder = keras.utils.get_file(_CACHED, URL, **options)
     finally:
         socket.setdefaulttimeout(timeout)
     return Path(folder, _FOLDER)
@@ -209,8 +203,7 @@ def _stratified(parameter, size, indices, labels, seed):
     labels = labels[indices]
     least = len(np.unique(labels))
     most = len(indices) - least
-    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    if not whole or not least <= size <= most:
+    if size not in range(least, most + 1):
         raise ParameterError(
             f"{parameter} is {size!r}, to be chosen from {len(indices):,} images of {least} "
             f"classes: give 0, or a whole number from {least:,} to {most:,}, so that each part "
