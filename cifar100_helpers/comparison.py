@@ -20,12 +20,11 @@ def choose_runs(runs, first="", second=""):
     not predict the same images.
     """
     a, b = _choose(runs, first, "resnet"), _choose(runs, second, "xception")
-    names = [run.record["name"] for run in (a, b)]
     if a is b:
-        raise RunError(f"{names[0]} cannot be compared with itself: name two runs.")
+        raise RunError(f"{a.record['name']} cannot be compared with itself: name two runs.")
     if a.record["dataset"] != b.record["dataset"] or not np.array_equal(a.labels, b.labels):
         raise RunError(
-            f"{names[0]} and {names[1]} did not predict the same images: "
+            f"{a.record['name']} and {b.record['name']} did not predict the same images: "
             "compare two runs on the same test set."
         )
     return a, b
@@ -50,8 +49,7 @@ def is_right(run):
 
 def count_agreement(first_right, second_right):
     """Count images by which of two models is right: a dict of four numbers."""
-    counts = np.bincount(first_right + 2 * second_right, minlength=4).tolist()
-    neither, first, second, both = counts
+    neither, first, second, both = np.bincount(first_right + 2 * second_right, minlength=4).tolist()
     return {"both": both, "only the first": first, "only the second": second, "neither": neither}
 
 
@@ -77,11 +75,9 @@ def difference_interval(first_right, second_right, *, resamples=100_000, seed=0)
     n = len(first_right)
     counts = count_agreement(first_right, second_right)
     worse, better = counts["only the first"], counts["only the second"]
-    # A pair of predictions can only be worse, better or equal, so the counts in a resample are
-    # multinomial: drawing them replaces drawing n images 100,000 times.
-    drawn = np.random.default_rng(seed).multinomial(
-        n, np.array([worse, better, n - worse - better]) / n, size=resamples
-    )
+    fractions = np.array([worse, better, n - worse - better]) / n
+    # A resample counts pairs that are worse, better or equal, so its counts are multinomial.
+    drawn = np.random.default_rng(seed).multinomial(n, fractions, size=resamples)
     low, high = np.quantile((drawn[:, 1] - drawn[:, 0]) / n, [0.025, 0.975])
     return (better - worse) / n, float(low), float(high)
 
@@ -129,7 +125,7 @@ def calibrate(run):
 
 
 def coverage_curve(probabilities, labels):
-    """Return the accuracy if a model answers only where it is most confident, by its coverage.
+    """Return the accuracy if a model answers only when it is most confident, by its coverage.
 
     Returns two arrays of fractions: the coverage (the part of images answered, rising to 1) and
     the accuracy on it. Equally confident predictions are answered together. Source: Geifman and
