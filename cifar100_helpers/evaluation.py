@@ -46,7 +46,7 @@ def expected_calibration_error(probabilities, labels, bins=15):
 
 
 def reliability_bins(probabilities, labels, bins=15):
-    """Sort predictions by confidence, the highest probability, into bins of equal width.
+    """Sort predictions into bins of equal width by confidence, the highest probability.
 
     Returns the number of images, the mean confidence and the accuracy of each bin: three arrays
     (bins,), the last two NaN for a bin without images.
@@ -54,8 +54,8 @@ def reliability_bins(probabilities, labels, bins=15):
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    images = np.bincount(bin_of, minlength=bins)
-    return images, *(_mean_by_group(values, bin_of, bins) for values in (confidence, right))
+    means = [_mean_by_group(values, bin_of, bins) for values in (confidence, right)]
+    return np.bincount(bin_of, minlength=bins), *means
 
 
 def _mean_by_group(values, groups, count):
@@ -76,10 +76,7 @@ def superclass_accuracy(probabilities, labels, coarse_of_fine):
 
 
 def superclass_confusion(probabilities, labels, coarse_of_fine):
-    """Count images by true (row) and predicted (column) superclass: int (20, 20) for CIFAR-100.
-
-    The predicted superclass is that of the likeliest class.
-    """
+    """Count images by true (row) and likeliest class's (column) superclass: int (20, 20)."""
     true, predicted = coarse_of_fine[labels], coarse_of_fine[probabilities.argmax(axis=1)]
     return confusion_matrix(true, predicted, labels=np.unique(coarse_of_fine))
 
