@@ -31,7 +31,7 @@ def _is_fraction(value):
 
 
 def _is_name(value):
-    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) is not None
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value)
 
 
 RULES = {  # a parameter's name: (whether a value fits, what the value must be)
@@ -52,10 +52,8 @@ RULES = {  # a parameter's name: (whether a value fits, what the value must be)
     "results_dir": _of(str, "a folder in quotes"),
     "run_name": (_is_name, "a folder's name of letters, digits, '.', '_' and '-'"),
     "picture": _of(str, "the path of a picture in quotes, or '' for a sample photograph"),
-    **dict.fromkeys(
-        ("first_run", "second_run"),
-        _of(str, "the name of a run in quotes, or '' for the best of its model"),
-    ),
+    "first_run": _of(str, "the name of a run in quotes, or '' for the best ResNet"),
+    "second_run": _of(str, "the name of a run in quotes, or '' for the best Xception"),
 }
 
 
@@ -76,14 +74,14 @@ def check_parameters(namespace, names):
 
 
 def _refuse_unknown(namespace, names):
-    # In a fresh kernel, there is nothing but imports and parameters here: any other plain value is
-    # a misspelt parameter. If cells are run again, variables of later cells are there too.
+    # In a fresh kernel, any other plain value is a misspelt parameter. If cells are run again,
+    # variables of later cells are there too.
     if namespace.get("_parameters_checked"):
         return
     plain = (str, int, float, list, dict, tuple, type(None))
-    of_ipython = ("In", "Out", "_")
     for name, value in namespace.items():
-        hidden = name.startswith(of_ipython) or name.isupper()  # constants are no parameters
+        # Constants and IPython's own names are no parameters.
+        hidden = name.isupper() or name.startswith(("In", "Out", "_"))
         if isinstance(value, plain) and name not in names and not hidden:
             close = get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}."
