@@ -98,9 +98,10 @@ def readme_table():
 
 def write_readme_table():
     readme = ROOT / "README.md"
-    before, start, rest = readme.read_text().partition("<!-- results -->\n")
-    end = "\n<!-- end of results -->"
-    readme.write_text(before + start + readme_table() + end + rest.partition(end)[2])
+    start, end = "<!-- results -->\n", "<!-- end of results -->"
+    before, rest = readme.read_text().split(start)
+    after = rest.split(end)[1]
+    readme.write_text(f"{before}{start}{readme_table()}\n{end}{after}")
 
 
 if __name__ == "__main__":
