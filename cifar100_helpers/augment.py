@@ -22,8 +22,8 @@ def training_set(cifar, *, copies, validation_size, train_limit=0, seed=0):
     """Split the training images of `cifar`, a `Cifar100`, first, then augment the ones to train on.
 
     So no image that is held out has an altered copy among the others. Returns the images and labels
-    to train on, see `augmented_copies`, and a pair (images, labels) held out, None if
-    `validation_size` is 0. Raises ParameterError for sizes that cannot be.
+    of `augmented_copies`, and a pair (images, labels) held out, None if `validation_size` is 0.
+    Raises ParameterError for impossible sizes.
     """
     chosen, held_out = train_validation_split(
         cifar.y_train, validation_size, train_limit=train_limit, seed=seed
@@ -51,11 +51,8 @@ def augmented_copies(
     and their labels. Each copy is mirrored with probability `flip`, shifted by whole pixels up to
     `shift` along each axis, rotated by up to `rotation` degrees and zoomed by a factor within
     1 ± `zoom`; its brightness changes by up to `brightness` of the full scale, its contrast by a
-    factor within 1 ± `contrast`. Every value in a range is equally likely; `transform_images`
-    applies them.
-
-    What is drawn for an image depends on its pixels, the copy's number and `seed` alone: not on
-    other images, their order or the number of threads. Raises `ParameterError` for wrong shapes or
+    factor within 1 ± `contrast`. Every value in a range is equally likely. An image's copies depend
+    on its pixels, the copy's number and `seed` alone. Raises `ParameterError` for wrong shapes or
     dtypes and for strengths out of range.
     """
     images, labels = _checked_images(images), np.asarray(labels)
@@ -103,9 +100,9 @@ def transform_images(
     and whole-pixel shifts are exact. Raises `ParameterError` for wrong shapes or dtypes.
     """
     images = np.ascontiguousarray(_checked_images(images))
+    result = np.empty_like(images)
     given = (flip, shift_x, shift_y, angle, zoom, brightness, contrast)
     own = [np.broadcast_to(values, len(images)) for values in given]
-    result = np.empty_like(images)
     _transform_into(result, images, own, "transforms")
     return result
 
@@ -128,9 +125,7 @@ def _transform_into(out, images, parameters, description):
             _transform(*one)
         return len(images[part])
 
-    # OpenCV lets our threads compute side by side; its own, within one small image, cost more
-    # than they save.
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # threads within one small image cost more than they save
     bar = progress_bar(len(images), description, unit="image", delay=0.5)
     with bar, ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
         for done in pool.map(transform, range(0, len(images), CHUNK)):
@@ -193,7 +188,7 @@ class RandomTransforms(layers.Layer):
         return ops.take(ops.reshape(images, (-1, channels)), places, axis=0)
 
     def _moved(self, batch, length):
-        """(batch, length) int32: the original row or column of each one in the result."""
+        """(batch, length) int32: where each row or column of the result comes from."""
         offset = random.randint((batch, 1), -self.crop, self.crop + 1, seed=self.random_state)
         places = ops.abs(ops.arange(length, dtype="int32") + offset)
         return length - 1 - ops.abs(length - 1 - places)  # reflected at both borders
@@ -221,4 +216,4 @@ class RandomTransforms(layers.Layer):
 
     def get_config(self):
         own = dict(crop=self.crop, flip=self.flip, cutout=self.cutout, seed=self.seed)
-        return {**super().get_config(), **own}
+        return super().get_config() | own
