@@ -50,8 +50,8 @@ def configure(*, seed=0, precision="float32"):
 
     `precision` is a Keras dtype policy, "float32", "mixed_bfloat16" or "mixed_float16"; "auto" is
     bfloat16 if the hardware computes in it, else float32. Returns the policy. Call it before the
-    first array reaches a GPU: memory growth cannot be changed later. If several GPUs are visible,
-    networks built afterwards are trained on all of them (see `divide_batches`).
+    first array reaches a GPU: memory growth cannot be changed later. Networks built afterwards are
+    trained on all visible GPUs (see `divide_batches`).
     """
     _grow_gpu_memory_on_demand()
     if len(gpus := _gpu_names()) > 1:
@@ -78,8 +78,7 @@ def divide_batches(devices):
     elif backend == "tensorflow":
         import tensorflow as tf
 
-        strategy = tf.distribute.MirroredStrategy(devices)
-        tf.distribute.experimental_set_strategy(strategy)
+        tf.distribute.experimental_set_strategy(tf.distribute.MirroredStrategy(devices))
 
 
 def batch_parts():
@@ -98,12 +97,13 @@ def describe():
     `gpus` counts those that compute together.
     """
     gpus = _gpu_names()
+    cpu = _cpu_info("model name") or platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # The modules are asked, not the installed packages: TensorFlow's package has several names.
-    packages = ("keras", keras.backend.backend(), "numpy")
-    versions = {name: importlib.import_module(name).__version__ for name in packages}
+    # TensorFlow's package has several names, its module has one.
+    modules = ("keras", keras.backend.backend(), "numpy")
+    versions = {name: importlib.import_module(name).__version__ for name in modules}
     return {
-        "device": gpus[0] if gpus else _cpu_name(),
+        "device": gpus[0] if gpus else cpu,
         "gpus": batch_parts() if gpus else 0,
         "cores": cores,
         "backend": keras.backend.backend(),
@@ -139,21 +139,13 @@ def fused_batch_norm(x, *, scale, offset, mean, variance, epsilon, training):
 
 
 def progress_bar(total, description, unit="it", **options):
-    """Return a `tqdm` bar of `total` `unit`s that shows only if a person watches.
+    """Return a `tqdm` bar of `total` `unit`s that shows only in a terminal and in JupyterLab.
 
-    That is in a terminal and in JupyterLab, not under papermill, nbval or in a pipe. It leaves
-    nothing behind when it closes. `options` go to `tqdm`, such as `unit_scale=True` for bytes.
+    It leaves nothing behind when it closes. `options` go to `tqdm`.
     """
     someone_watches = sys.stdout.isatty() or "JPY_SESSION_NAME" in os.environ
-    return tqdm(
-        total=total,
-        desc=description,
-        unit=unit,
-        leave=False,
-        file=sys.stdout,
-        disable=not someone_watches,
-        **options,
-    )
+    options |= {"file": sys.stdout, "leave": False, "disable": not someone_watches}
+    return tqdm(total=total, desc=description, unit=unit, **options)
 
 
 def _grow_gpu_memory_on_demand():
@@ -183,10 +175,6 @@ def _gpu_names():
     import torch
 
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-
-
-def _cpu_name():
-    return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def _cpu_has_bfloat16():
