@@ -15,7 +15,7 @@ from .errors import RunError
 def alone(file, work):
     """Hold the lock `file`, in a folder that is made if it is missing.
 
-    Raises RunError if another process holds it (`work` says what that one does) and if the folder
+    Raises RunError if another process holds it (`work` says what that one does) or if the folder
     cannot be written. The system releases the lock of a process that dies.
     """
     folder, lock = Path(file).parent, filelock.FileLock(file, blocking=False)
@@ -37,10 +37,10 @@ def alone(file, work):
 
 @contextlib.contextmanager
 def written_whole(file):
-    """Give the path of an unfinished file, which becomes `file` when it is whole and on the disk.
+    """Give the path of an unfinished file, which replaces `file` when it is whole and on the disk.
 
-    Until then `file` is the old one, even after a power cut. Raises RunError if there is no room
-    or no right to write; nothing unfinished is left behind.
+    Until then `file` is the old one, even after a power cut. Raises RunError if it cannot be
+    written; nothing unfinished is left behind.
     """
     file = Path(file)
     unfinished = file.with_name(f"unfinished_{file.name}")
@@ -79,7 +79,7 @@ def load_arrays(file):
 
 
 def _sync_folder(folder):
-    """Bring the names in `folder` to the disk before others are deleted for them."""
+    """Bring the new file's name to the disk before older files are deleted."""
     if os.name == "posix":  # Windows opens no folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
