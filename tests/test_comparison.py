@@ -3,12 +3,10 @@ from math import comb
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import log_loss
 
 from cifar100_helpers.comparison import (
     accuracy_at_coverage,
     apply_temperature,
-    average_probabilities,
     calibrate,
     choose_runs,
     count_agreement,
@@ -133,12 +131,6 @@ def test_interval_is_the_same_for_the_same_seed():
     assert few[0] == few[1] != few[2]
 
 
-def test_average_is_between_the_two():
-    first, second = make_run(probabilities=noisy(1)), make_run(probabilities=noisy(3))
-    average = average_probabilities(first, second)
-    np.testing.assert_allclose(average, np.mean([noisy(1), noisy(3)], axis=0))
-
-
 @pytest.mark.parametrize("sharpness", [0.5, 3.0])
 def test_temperature_undoes_what_made_a_model_too_confident(sharpness):
     """Labels drawn from the probabilities: these are calibrated, and sharpened ones are not."""
@@ -150,18 +142,6 @@ def test_temperature_undoes_what_made_a_model_too_confident(sharpness):
     temperature = fit_temperature(sharpened, labels)
     assert temperature == pytest.approx(sharpness, rel=0.05)
     np.testing.assert_allclose(apply_temperature(sharpened, sharpness), probabilities, atol=0.01)
-
-
-def test_temperature_has_the_least_loss_of_a_grid():
-    probabilities = noisy(1)
-    grid = np.geomspace(0.1, 10, 400)
-    losses = []
-    for temperature in grid:
-        powers = probabilities ** (1 / temperature)
-        losses.append(log_loss(LABELS, powers / powers.sum(axis=1, keepdims=True)))
-    expected = grid[np.argmin(losses)]
-    assert 0.2 < expected < 5
-    assert fit_temperature(probabilities, LABELS) == pytest.approx(expected, rel=0.02)
 
 
 def test_calibration_looks_at_held_out_images_only():

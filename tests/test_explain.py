@@ -124,24 +124,6 @@ def test_likeliest_classes_are_bars_beside_the_picture():
     assert axes[2].texts[0].get_text() == "90 %"
 
 
-class Corner:
-    """A network that looks at the top left 8 × 8 pixels only: the brighter, the surer of 1."""
-
-    def predict(self, images, verbose):
-        bright = images[:, :8, :8].mean(axis=(1, 2, 3)) / 255
-        return np.stack([1 - bright, bright], axis=1)
-
-
-def test_occlusion_lights_up_what_the_network_looks_at():
-    image = np.zeros((32, 32, 3), np.uint8)
-    image[:8, :8] = 255  # its mean colour is 16
-    heat = explain.occlusion_map(Corner(), image, 1)
-    assert heat.shape == (32, 32)
-    assert heat[0, 0] == heat.max() == pytest.approx(1 - 16 / 255)  # one patch covers this pixel
-    assert (heat[:8, :8] > 0).all()
-    assert not heat[14:].any() and not heat[:, 14:].any()  # no patch there reaches the corner
-
-
 @pytest.mark.every_backend
 def test_occlusion_of_a_keras_network_is_the_mean_over_covers():
     layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
