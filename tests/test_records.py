@@ -40,7 +40,6 @@ def test_trained_network_predicts_what_its_record_holds(file, real_data):
     assert accuracy == pytest.approx(run.record["metrics"]["top1"], abs=5e-4)
 
 
-
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
 def test_record_is_of_real_data_and_its_metrics_follow_from_its_predictions(folder):
     run = load_run(folder)
