@@ -130,6 +130,7 @@ def check(browser, address, name, screenshots):
     """Return what is wrong with the notebook `name`, in words."""
     stored = code_cells(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4))
     page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page.set_default_timeout(2 * MINUTE)
     try:
         open_notebook(page, address.format(f"stored/{name}"))
         problems = [f"as stored, {problem}" for problem in look(page, stored)]
@@ -155,7 +156,7 @@ def check(browser, address, name, screenshots):
 
 def open_notebook(page, address):
     page.goto(address)
-    page.wait_for_selector(KERNEL_READY, timeout=2 * MINUTE)
+    page.wait_for_selector(KERNEL_READY)
 
 
 def run_all(page):
@@ -165,7 +166,7 @@ def run_all(page):
 
 
 def wait_for_end(page):
-    page.wait_for_selector(RUNNING, state="detached", timeout=10 * MINUTE)
+    page.wait_for_selector(RUNNING, state="detached", timeout=20 * MINUTE)
 
 
 def stop_training(page, screenshots):
