@@ -2,11 +2,12 @@
 
 import os
 
-import keras
 import pytest
 
 from cifar100_helpers.data import load_cifar100
 from cifar100_helpers.synthetic import load_synthetic
+
+import keras  # isort: skip  (after the package, which sets how its backend computes)
 
 
 @pytest.fixture(scope="session")
