@@ -40,7 +40,8 @@ class Ours:
     def __init__(self, width, precision):
         from cifar100_helpers import inference, recipes, resnet, runtime
 
-        runtime.configure(precision=precision.replace("bfloat16", "mixed_bfloat16"))
+        precision = precision.replace("bfloat16", "mixed_bfloat16")
+        self.precision = runtime.configure(precision=precision).removeprefix("mixed_")
         self.model = resnet.build_resnet(width=width, dropout_rate=0.0)
         recipes.compile_phase(self.model, recipes.Phase(1, 0.05, optimizer="sgd"), 1)
         self.machine = runtime.describe()
@@ -187,8 +188,8 @@ def compare(width, precision):
 
 
 def main():
-    with in_own_process(Ours, 16, "float32") as run:
-        machine = run(answer, "machine")
+    with in_own_process(Ours, 16, "auto") as run:
+        machine, best = run(answer, "machine"), run(answer, "precision")
     backend, cores = machine["backend"], machine["cores"]
     lines = [
         f"Images per second in batches of {BATCH_SIZE}; {machine['device']}, {cores} cores, "
@@ -197,7 +198,7 @@ def main():
         HEAD,
     ]
     for width in map(int, sys.argv[1:] or (16, 128)):
-        for precision in ("float32", "bfloat16"):
+        for precision in dict.fromkeys(("float32", best)):  # bfloat16 if the hardware has it
             lines += compare(width, precision)
             print(lines[-2], lines[-1], sep="\n", flush=True)
     RECORD.write_text("\n".join(lines) + "\n")
