@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cifar100_helpers import training
-from cifar100_helpers.errors import RunError
+from cifar100_helpers.errors import RunError, Stopped
 from cifar100_helpers.inference import frozen_features
 from cifar100_helpers.recipes import Phase
 from cifar100_helpers.resnet import build_resnet
@@ -109,6 +109,8 @@ class Training:
         monkeypatch.setattr(keras.Model, "predict", self.predict)
 
     def fit(self, model, batches, epoch, *_):
+        if epoch == self.epochs:
+            raise KeyboardInterrupt
         assert batches.x[0].shape == ((2,) if epoch == 0 else (32, 32, 3))
         self.fitted.append(epoch)
         model.optimizer.build(model.trainable_variables)
@@ -120,13 +122,14 @@ class Training:
     def predict(model, images, **_):
         return keras.ops.convert_to_numpy(model(images, training=False))
 
-    def __call__(self, folder, **parameters):
-        """Return the weights, the history and the epochs that were fitted now."""
+    def __call__(self, folder, epochs=3):
+        """Train up to so many epochs; return the weights, the history and the epochs of now."""
+        self.epochs = epochs
         for number, variable in enumerate(self.network.weights):
             variable.assign(np.full(variable.shape, number / 100))
         del self.fitted[:]
-        options = {"run_dir": folder / "run", "batch_size": 10, "seed": 0}
-        state = train(self.network, self.x, self.y, PHASES, parameters=parameters, **options)
+        options = {"run_dir": folder / "run", "parameters": {}, "batch_size": 10, "seed": 0}
+        state = train(self.network, self.x, self.y, PHASES, **options)
         return self.network.get_weights(), state["history"], list(self.fitted)
 
 
@@ -279,28 +282,12 @@ def room_for(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def stopped_after(epochs, work, folder):
-    """Train so many epochs in `folder`, and then no more."""
-    fit = training._fit_epoch
-
-    def stop(model, batches, epoch, *rest):
-        if epoch == epochs:
-            raise KeyboardInterrupt
-        return fit(model, batches, epoch, *rest)
-
-    training._fit_epoch = stop
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            work(folder)
-    finally:
-        training._fit_epoch = fit
-
-
 @pytest.mark.parametrize("size", [0, 300, 5000])
 def test_checkpoint_on_a_full_disk_is_one_sentence_and_the_old_one_stays(work, tmp_path, size):
     """There is room for nothing, for the head's checkpoint or for part of the network's."""
     whole = work(tmp_path / "whole")
-    stopped_after(2, work, tmp_path)
+    with pytest.raises(Stopped):
+        work(tmp_path, epochs=2)
     before = names(tmp_path / "run")
     with room_for(size), pytest.raises(RunError, match=r"run cannot be written \(.*make room"):
         work(tmp_path)
@@ -344,7 +331,8 @@ with filelock.FileLock(sys.argv[1]):
 
 def test_second_process_is_refused_until_the_first_is_dead(work, tmp_path):
     whole = work(tmp_path / "whole")
-    stopped_after(1, work, tmp_path)
+    with pytest.raises(Stopped):
+        work(tmp_path, epochs=1)
     (tmp_path / "tiny").mkdir()
     folder = tmp_path / "features"
     (of_features,) = folder.glob("*.lock")
