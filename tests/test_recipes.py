@@ -123,7 +123,6 @@ def test_weight_decay_spares_biases_and_batch_normalization(optimizer):
         np.testing.assert_allclose(variable.numpy(), before[variable.path] * shrunk, rtol=1e-5)
 
 
-@pytest.mark.every_backend
 def test_one_cycle_rises_as_long_as_warmup_says_and_ends_at_zero():
     model = build_resnet((1,), width=2)
     compile_phase(model, Phase(2, 0.3, "sgd", "one_cycle", warmup=0.4), steps_per_epoch=50)

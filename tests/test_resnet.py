@@ -10,7 +10,7 @@ from cifar100_helpers.resnet import (
     residual_block,
 )
 
-pytestmark = [pytest.mark.usefixtures("fresh_keras"), pytest.mark.every_backend]
+pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
 def count_by_hand(num_blocks_list, width, num_classes):
@@ -69,6 +69,7 @@ def forward_by_hand(model, image, num_blocks_list):
     return np.exp(logits) / np.exp(logits).sum()
 
 
+@pytest.mark.every_backend
 def test_forward_pass_equals_one_written_in_numpy():
     rng = np.random.default_rng(0)
     model = build_resnet((2, 1), width=3, num_classes=5, input_shape=(9, 9, 3))
@@ -104,6 +105,7 @@ def test_identity_shortcut_that_cannot_fit_is_refused(filters, stride):
         residual_block(keras.Input((6, 6, 4)), filters, stride=stride, conv_shortcut=False)
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_batch_normalization_equals_keras_own(dtype):
     """Outputs, gradients (through one SGD step) and moving statistics, in training and after."""
@@ -136,6 +138,7 @@ def test_stages_are_described_in_order_and_add_up():
     assert "8 × 8 × 64" in lines[4]
 
 
+@pytest.mark.every_backend
 def test_images_shrink_in_training_alone():
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     shrink = Shrink()
