@@ -6,7 +6,6 @@ import pytest
 
 from cifar100_helpers.errors import ParameterError
 from cifar100_helpers.recipes import (
-    Muon,
     Phase,
     compile_phase,
     describe_schedule,
@@ -155,19 +154,21 @@ def test_muon_steps_equal_their_definition():
     rng = np.random.default_rng(1)
     kernel, bias = rng.normal(size=(3, 3, 2, 6)), rng.normal(size=6)
     variables = [keras.Variable(start, dtype="float32") for start in (kernel, bias)]
-    optimizer = Muon(0.02, momentum=0.9, other_rate=5.0, steps=3)
+    network = build_resnet((1,), width=2)
+    optimizer = compile_phase(network, Phase(1, 0.02, optimizer="muon"), 1).optimizer
+    momentum, other_rate = optimizer.momentum, optimizer.other_rate
     optimizer.build(variables)
     momenta = [np.zeros(kernel.shape), np.zeros(bias.shape)]
     for _ in range(3):
         gradients = [rng.normal(size=v.shape).astype("float32") for v in variables]
         optimizer.apply([keras.ops.array(g) for g in gradients], variables)
-        momenta = [0.9 * m + g for m, g in zip(momenta, gradients, strict=True)]
-        ahead = [0.9 * m + g for m, g in zip(momenta, gradients, strict=True)]
+        momenta = [momentum * m + g for m, g in zip(momenta, gradients, strict=True)]
+        ahead = [momentum * m + g for m, g in zip(momenta, gradients, strict=True)]
         left, strengths, right = np.linalg.svd(ahead[0].reshape(18, 6), full_matrices=False)
         strengths /= np.linalg.norm(strengths)
-        for _ in range(3):
+        for _ in range(optimizer.steps):
             strengths = 3.4445 * strengths - 4.7750 * strengths**3 + 2.0315 * strengths**5
         kernel = kernel - 0.02 * (left * strengths @ right).reshape(kernel.shape)
-        bias = bias - 0.02 * 5.0 * ahead[1]
+        bias = bias - 0.02 * other_rate * ahead[1]
     for variable, expected in zip(variables, (kernel, bias), strict=True):
         np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from test_results import probabilities_of_plain_keras
 from cifar100_helpers import inference, results
 from cifar100_helpers.augment import RandomTransforms
 from cifar100_helpers.errors import WeightsError
-from cifar100_helpers.inference import frozen_features, layers_after, predict
+from cifar100_helpers.inference import frozen_features, predict
 from cifar100_helpers.recipes import Phase, compile_phase, xception_phases
 from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.training import ShuffledBatches, train
@@ -249,15 +249,6 @@ def test_half_the_space_under_mixed_precision(synthetic, tmp_path):
     got, _ = frozen_features(network, images, "pool", tmp_path)
     assert got.dtype == np.float16
     np.testing.assert_allclose(got, directly(network, images).astype("float32"), atol=0.02)
-
-
-@pytest.mark.every_backend
-def test_layers_after_a_cut_share_their_weights_with_the_network(synthetic):
-    network, images = tiny_network(), synthetic.x_train[:20]
-    head = layers_after(network, "pool")
-    head.layers[-1].bias.assign(np.arange(100.0))
-    found = head.predict(directly(network, images), verbose=0)
-    np.testing.assert_allclose(found, network.predict(images, verbose=0), rtol=1e-4)
 
 
 @pytest.mark.every_backend
