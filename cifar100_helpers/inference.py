@@ -54,9 +54,7 @@ def frozen_features(network, images, layer_name, folder):
         try:
             cached = load_arrays(file)
         except (FileNotFoundError, ValueError):
-            print(
-                f"computing, once, what {layer_name} gives for {len(images):,} images", flush=True
-            )
+            print(f"computing the features of {len(images):,} images, once", flush=True)
             cached = _compute(frozen, images)
             with written_whole(file) as unfinished:
                 np.savez(unfinished, **cached)

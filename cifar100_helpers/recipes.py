@@ -57,8 +57,9 @@ class Phase:
                 raise ParameterError(
                     f"{name} of a phase must be a number of at least 0{limit}, not {value!r}."
                 )
-        if not all(type(size) is int and size >= 8 for size in self.image_sizes):
-            raise ParameterError("image_sizes of a phase must be whole numbers of at least 8.")
+        sizes = self.image_sizes
+        if type(sizes) is not list or not all(type(size) is int and size >= 8 for size in sizes):
+            raise ParameterError("image_sizes must be a list of whole numbers of at least 8.")
 
     def image_size(self, epoch):
         """Return the side of the images in `epoch` of this phase, from 0; None: as they are."""
@@ -110,7 +111,8 @@ def resnet_phases(recipe, epochs, *, changes=None):
     `changes`, a dict such as {"label_smoothing": 0.0}, replaces settings of every phase. Raises
     ParameterError if there is no such recipe or setting.
     """
-    return scale_epochs(_find(recipe, RESNET_RECIPES, changes), epochs)
+    settings = [*CHOICES, *NUMBERS, "image_sizes"]
+    return scale_epochs(_find(recipe, RESNET_RECIPES, settings, changes), epochs)
 
 
 def xception_phases(recipe, frozen_epochs, finetune_epochs, *, changes=None):
@@ -118,15 +120,14 @@ def xception_phases(recipe, frozen_epochs, finetune_epochs, *, changes=None):
 
     They take `frozen_epochs` and `finetune_epochs`. `changes` and errors as in `resnet_phases`.
     """
-    head, *finetuning = _find(recipe, XCEPTION_RECIPES, changes)
+    head, *finetuning = _find(recipe, XCEPTION_RECIPES, [*CHOICES, *NUMBERS], changes)
     return scale_epochs((head,), frozen_epochs) + scale_epochs(finetuning, finetune_epochs)
 
 
-def _find(recipe, recipes, changes):
+def _find(recipe, recipes, settings, changes):
     if recipe not in recipes:
         known = ", ".join(recipes)
         raise ParameterError(f"recipe {recipe!r} does not exist: choose one of {known}.")
-    settings = [*CHOICES, *NUMBERS, "image_sizes"]
     for name in changes or {}:
         if name not in settings:
             known = ", ".join(settings)
@@ -209,10 +210,10 @@ def _make_optimizer(phase, steps):
 class Muon(keras.optimizers.SGD):
     """Orthogonal updates for convolution kernels, Nesterov momentum for all other variables.
 
-    A kernel's momentum, as a matrix of (height · width · in) × out, is replaced by the nearest
-    matrix with orthogonal columns or rows, so that every direction in it moves by
-    `learning_rate`; the others learn by SGD at `other_rate` times that. Keras's own `Muon` gives
-    all four-dimensional kernels to AdamW. Source: Keller Jordan et al., "Muon: An optimizer for
+    A kernel's momentum, as a matrix of (height · width · in) × out, is replaced by a matrix close
+    to it with orthogonal columns or rows, so every direction in it moves by about `learning_rate`.
+    The other variables learn by SGD at `other_rate` times that. Keras's own `Muon` gives all
+    four-dimensional kernels to AdamW. Source: Keller Jordan et al., "Muon: An optimizer for
     hidden layers in neural networks", 2024.
     """
 

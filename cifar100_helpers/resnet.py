@@ -8,7 +8,7 @@ from .runtime import batch_parts, fused_batch_norm
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras's layer, computed over the last axis by the backend's fused kernel where it has one.
+    """Keras's layer, computed over the last axis by the backend's fused kernel if it has one.
 
     Keras composes the operation from about ten passes over the activations, in float32 even under
     mixed precision; on a CPU these take as long as the convolutions of a narrow network
@@ -59,38 +59,29 @@ class Shrink(layers.Layer):
 
 
 def shrink_images(model, side):
-    """Let `model`, from `build_resnet`, be trained on images of `side` pixels from now on."""
-    shrink = model.get_layer("stem_shrink")
-    if shrink.side != side:
-        shrink.side = side
-        model.make_train_function(force=True)  # it was compiled for the size before
+    """Let `model` be trained on images of `side` pixels from now on; None: on whole ones."""
+    for layer in model.layers:
+        if isinstance(layer, Shrink) and layer.side != side:
+            layer.side = side
+            model.make_train_function(force=True)  # it was compiled for the size before
 
 
-def residual_block(x, filters, *, kernel_size=3, stride=1, conv_shortcut=True, name="block"):
+def residual_block(x, filters, *, stride=1, name="block"):
     """Add two convolutions to `x` and the sum of their output and a shortcut.
 
-    Main path: conv (`stride`), BN, ReLU, conv, BN. Shortcut: 1×1 conv (`stride`) and BN;
-    where `conv_shortcut` is false, `x` itself: that needs `stride=1` and `filters` channels.
+    Main path: conv 3×3 (`stride`), BN, ReLU, conv 3×3, BN. Shortcut: conv 1×1 (`stride`), BN.
 
     `x` is a Keras tensor (batch, height, width, channels); returns one of (batch,
-    ceil(height / stride), ceil(width / stride), `filters`). Raises ValueError where an
-    identity shortcut does not fit. Source: He et al., "Deep Residual Learning for Image
-    Recognition", 2016.
+    ceil(height / stride), ceil(width / stride), `filters`). Source: He et al., "Deep Residual
+    Learning for Image Recognition", 2016.
     """
-    if not conv_shortcut and (stride != 1 or x.shape[-1] != filters):
-        raise ValueError(
-            f"An identity shortcut in {name} needs stride 1 and {x.shape[-1]} filters, not "
-            f"stride {stride} and {filters}: use conv_shortcut=True."
-        )
-    shortcut = x
-    if conv_shortcut:
-        shortcut = layers.Conv2D(filters, 1, stride, name=f"{name}_shortcut_conv")(x)
-        shortcut = BatchNormalization(name=f"{name}_shortcut_bn")(shortcut)
+    shortcut = layers.Conv2D(filters, 1, stride, name=f"{name}_shortcut_conv")(x)
+    shortcut = BatchNormalization(name=f"{name}_shortcut_bn")(shortcut)
 
-    x = layers.Conv2D(filters, kernel_size, stride, padding="same", name=f"{name}_conv1")(x)
+    x = layers.Conv2D(filters, 3, stride, padding="same", name=f"{name}_conv1")(x)
     x = BatchNormalization(name=f"{name}_bn1")(x)
     x = layers.ReLU(name=f"{name}_relu1")(x)
-    x = layers.Conv2D(filters, kernel_size, padding="same", name=f"{name}_conv2")(x)
+    x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv2")(x)
     x = BatchNormalization(name=f"{name}_bn2")(x)
 
     x = layers.Add(name=f"{name}_add")([shortcut, x])

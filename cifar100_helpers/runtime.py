@@ -49,9 +49,9 @@ def configure(*, seed=0, precision="float32"):
     """Seed Python, NumPy and the backend, let GPU memory grow on demand, and set the precision.
 
     `precision` is a Keras dtype policy, "float32", "mixed_bfloat16" or "mixed_float16"; "auto" is
-    bfloat16 if the hardware computes in it, else float32. Returns the policy. Call it before the
-    first array reaches a GPU: memory growth cannot be changed later. Networks built afterwards are
-    trained on all visible GPUs (see `divide_batches`).
+    bfloat16 on a processor that computes in it, else float32. Returns the policy. Call it before
+    the first array reaches a GPU: memory growth cannot be changed later. Networks built afterwards
+    are trained on all visible GPUs (see `divide_batches`).
     """
     _grow_gpu_memory_on_demand()
     if len(gpus := _gpu_names()) > 1:
@@ -61,7 +61,9 @@ def configure(*, seed=0, precision="float32"):
     keras.config.set_floatx("float32")
     keras.utils.set_random_seed(seed)
     if precision == "auto":
-        precision = "mixed_bfloat16" if _gpu_names() or _cpu_has_bfloat16() else "float32"
+        # Not on a GPU: older ones emulate bfloat16 as well.
+        fast = _cpu_has_bfloat16() and not gpus
+        precision = "mixed_bfloat16" if fast else "float32"
     keras.config.set_dtype_policy(precision)
     return precision
 

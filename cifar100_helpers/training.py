@@ -16,8 +16,7 @@ from .storage import alone, load_arrays, write_json, written_whole
 
 STATE_FILE = "checkpoint.json"
 HOUR = 3600  # seconds; a longer phase is announced
-WARMUP_STEPS = 2  # compilation, and first steps that allocate memory
-TIMED_STEPS = 20  # or as many as fit into TIMED_SECONDS
+TIMED_STEPS = 20  # after the first, which compiles; or as many as fit into TIMED_SECONDS
 TIMED_SECONDS = 10
 
 
@@ -75,8 +74,7 @@ def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_dat
             state["petaflops"] += cost["petaflops"]
         start = time.perf_counter()
         done = epoch - plan.index(number)  # epochs of this phase
-        if phase.image_sizes:
-            shrink_images(part, phase.image_size(done))
+        shrink_images(part, phase.image_size(done))
         costs = [_share_of_pixels(phase, later, x) for later in range(done, phase.epochs)]
         batches = ShuffledBatches(inputs, y, batch_size, (seed, epoch), part.output_shape[-1])
         # Closed even if the stop button is pressed: Keras does not tell its callbacks.
@@ -199,9 +197,9 @@ class EpochProgress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
-        if self.epochs and batch >= WARMUP_STEPS:
+        if self.epochs:
             float(logs["loss"])  # waits for the device, which may run behind
-            self._time_step(batch - WARMUP_STEPS)
+            self._time_step(batch)
 
     def _time_step(self, timed_steps):
         if timed_steps == 0:

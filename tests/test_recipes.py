@@ -82,12 +82,18 @@ def test_changes_are_made_to_every_phase():
         ("modern", {"learning_rate": math.nan}, "learning_rate .* not nan"),
         ("modern", {"optimizer": "lion"}, "optimizer .* adam, sgd, muon"),
         ("modern", {"schedule": ["one_cycle"]}, "schedule .* constant, one_cycle"),
-        ("modern", {"image_sizes": [16, 0]}, "image_sizes .* whole numbers of at least 8"),
+        ("modern", {"image_sizes": [16, 0]}, "image_sizes must be a list of whole numbers"),
+        ("modern", {"image_sizes": 16}, "image_sizes must be a list of whole numbers"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(recipe, changes, sentence):
     with pytest.raises(ParameterError, match=sentence):
         resnet_phases(recipe, 3, changes=changes)
+
+
+def test_small_images_first_are_for_the_resnet_alone():
+    with pytest.raises(ParameterError, match="image_sizes is no setting of a recipe"):
+        xception_phases("modern", 1, 1, changes={"image_sizes": [24]})
 
 
 # What a phase compiles to

@@ -7,7 +7,6 @@ from cifar100_helpers.resnet import (
     Shrink,
     build_resnet,
     describe_stages,
-    residual_block,
 )
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
@@ -88,21 +87,6 @@ def test_bytes_in_float32_probabilities_out_under_mixed_precision():
     model = build_resnet((1,), width=2)
     assert model.input.dtype == "uint8" and model.output.dtype == "float32"
     assert model.get_layer("stem_conv").compute_dtype == "bfloat16"
-
-
-def test_identity_shortcut_has_no_parameters_and_passes_its_input():
-    x = keras.Input((6, 6, 4))
-    block = keras.Model(x, residual_block(x, 4, conv_shortcut=False, name="b"))
-    block.set_weights([np.zeros_like(w) for w in block.get_weights()])
-    images = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype("float32")
-    np.testing.assert_array_equal(block.predict(images, verbose=0), np.maximum(images, 0))
-    assert block.count_params() == 2 * (3 * 3 * 4 * 4 + 4 + 4 * 4)
-
-
-@pytest.mark.parametrize(("filters", "stride"), [(8, 1), (4, 2)])
-def test_identity_shortcut_that_cannot_fit_is_refused(filters, stride):
-    with pytest.raises(ValueError, match="conv_shortcut=True"):
-        residual_block(keras.Input((6, 6, 4)), filters, stride=stride, conv_shortcut=False)
 
 
 @pytest.mark.every_backend

@@ -228,7 +228,7 @@ def test_one_line_per_epoch_without_timings(whole_run):
     assert history["epoch"] == [1, 2, 3, 4] and history["phase"] == [1, 1, 2, 2]
     assert len(state["phase_seconds"]) == 2 and min(state["phase_seconds"]) > 0
     *features, _, _, _, _ = lines = said.splitlines()
-    assert features == [f"computing, once, what pool gives for {n} images" for n in (120, 30)]
+    assert features == [f"computing the features of {n} images, once" for n in (120, 30)]
     for number, line in enumerate(lines[2:]):
         expected = f"epoch {number + 1}/4"
         for name in ("accuracy", "loss", "val_accuracy", "val_loss"):
@@ -259,19 +259,25 @@ def test_petaflops_equal_an_independent_count(whole_run):
     assert whole_run[2]["petaflops"] == pytest.approx(expected / 1e15, rel=2e-3)
 
 
+def test_phase_without_sizes_trains_on_whole_images_again(synthetic, tmp_path):
+    small_first = (Phase(1, 0.01, image_sizes=[16]), Phase(1, 0.01))
+    model = tiny_run(synthetic, tmp_path, phases=small_first)[0]
+    assert model.get_layer("stem_shrink").side is None
+
+
 def test_long_phase_is_announced_within_a_minute(monkeypatch, capsys):
-    """Steps take 8 seconds, by a clock of our own; three epochs of 1,000 such steps are left."""
+    """Steps take 16 seconds, by a clock of our own; three epochs of 1,000 such steps are left."""
     bar = runtime.progress_bar(1000, "epoch 1")
     progress = EpochProgress(bar, 3)
     progress.set_params({"steps": 1000})
     announced = []
     for batch in range(20):
-        monkeypatch.setattr(training.time, "perf_counter", lambda batch=batch: 8.0 * (batch + 1))
+        monkeypatch.setattr(training.time, "perf_counter", lambda batch=batch: 16.0 * (batch + 1))
         progress.on_train_batch_end(batch, {"loss": 1.0})
         said = capsys.readouterr().out
-        announced += [(8 * (batch + 1), said)] if said else []
+        announced += [(16 * (batch + 1), said)] if said else []
     ((seconds, said),) = announced
-    assert seconds <= 60 and "this phase takes about 6.7 hours here" in said
+    assert seconds <= 60 and "this phase takes about 13.3 hours here" in said
 
 
 def test_announcement_names_profiles_that_suit_the_machine(monkeypatch, capsys):
@@ -287,8 +293,8 @@ def test_announcement_names_profiles_that_suit_the_machine(monkeypatch, capsys):
 def test_announcement_comes_before_the_first_epoch_is_over(
     synthetic, tmp_path, monkeypatch, capsys
 ):
-    for name in ("HOUR", "WARMUP_STEPS", "TIMED_SECONDS"):
-        monkeypatch.setattr(training, name, 1e-9 if name == "HOUR" else 0)
+    for name in ("HOUR", "TIMED_SECONDS"):
+        monkeypatch.setattr(training, name, 1e-9)
     tiny_run(synthetic, tmp_path, phases=(Phase(2, 0.01),))
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("this phase takes about")
