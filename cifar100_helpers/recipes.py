@@ -239,9 +239,20 @@ class Muon(keras.optimizers.SGD):
 
 
 def orthogonalized(matrix, steps):
-    """About `matrix` with every singular value replaced by 1, by Newton–Schulz iteration."""
+    """About `matrix` with every singular value replaced by 1, by Newton–Schulz iteration.
+
+    Every step multiplies by a polynomial of the Gram matrix. These are small and commute, so they
+    are multiplied among themselves first, and the tall matrix only once.
+    """
+    rows, columns = matrix.shape
+    if rows < columns:
+        return ops.transpose(orthogonalized(ops.transpose(matrix), steps))
     matrix = matrix / (ops.norm(matrix) + 1e-7)
+    gram = ops.transpose(matrix) @ matrix
+    product = ops.eye(columns, dtype=matrix.dtype)
     for _ in range(steps):
-        gram = ops.transpose(matrix) @ matrix
-        matrix = 3.4445 * matrix + matrix @ (2.0315 * gram @ gram - 4.775 * gram)
-    return matrix
+        factor = (
+            3.4445 * ops.eye(columns, dtype=matrix.dtype) + gram @ (2.0315 * gram) - 4.775 * gram
+        )
+        product, gram = product @ factor, factor @ gram @ factor
+    return matrix @ product
