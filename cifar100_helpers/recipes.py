@@ -77,7 +77,7 @@ RESNET_RECIPES = {
             optimizer="muon",
             schedule="one_cycle",
             warmup=0.4,
-            weight_decay=2e-4,
+            weight_decay=0.05,
             label_smoothing=0.1,
             image_sizes=[16, 24, 32],
         ),

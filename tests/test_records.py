@@ -7,9 +7,11 @@ import keras
 import nbformat
 import numpy as np
 import pytest
+import yaml
 
 from cifar100_helpers.evaluation import evaluate
 from cifar100_helpers.explain import load_picture
+from cifar100_helpers.recipes import resnet_phases, xception_phases
 from cifar100_helpers.results import load_run
 from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 
@@ -57,6 +59,23 @@ def test_held_out_images_are_as_many_as_the_record_says(folder):
     assert len(run.validation_labels) == run.record["parameters"]["validation_size"]
 
 
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+def test_record_is_of_todays_profile_and_recipe(folder):
+    record = load_run(folder).record
+    parameters = record["parameters"]
+    phases_of, *counts = {
+        "resnet": (resnet_phases, "epochs"),
+        "xception": (xception_phases, "frozen_epochs", "finetune_epochs"),
+    }[record["model"]]
+    epochs = [parameters[count] for count in counts]
+    phases = phases_of(parameters["recipe"], *epochs, changes=parameters["recipe_changes"])
+    assert record["phases"] == [vars(phase) for phase in phases]
+    profiles = [yaml.safe_load(file.read_text()) for file in (ROOT / "notebooks").glob("*/*.yaml")]
+    (profile,) = [p for p in profiles if p.get("run_name") == folder.name.partition("_seed")[0]]
+    for name in profile.keys() - {"run_name", "precision"}:  # the machine decides what is "auto"
+        assert parameters[name] == profile[name], name
+
+
 def test_records_agree_on_the_test_images():
     first, *others = map(load_run, RECORDS)
     assert 0 < first.near_duplicate.mean() < 0.5
@@ -80,8 +99,8 @@ def shown_by(name):
 def test_notebook_shows_what_its_record_says(name):
     shown = shown_by(f"{name}.ipynb")
     record = load_run(ROOT / "results" / re.search(r"run +(\w+)", shown).group(1)).record
-    assert f"top-1 {record['metrics']['top1']:.2%}" in shown
-    assert f"top-5 {record['metrics']['top5']:.2%}" in shown
+    for name in ("top1", "top5", "superclass_top1"):
+        assert f" {100 * record['metrics'][name]:.2f} %" in shown
     for accuracy in record["history"]["accuracy"]:
         assert f"accuracy {accuracy:.4f}" in shown
 
