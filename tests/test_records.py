@@ -11,7 +11,7 @@ import yaml
 
 from cifar100_helpers.evaluation import evaluate
 from cifar100_helpers.explain import load_picture
-from cifar100_helpers.recipes import resnet_phases, xception_phases
+from cifar100_helpers.recipes import Phase, resnet_phases, xception_phases
 from cifar100_helpers.results import load_run
 from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 
@@ -69,7 +69,7 @@ def test_record_is_of_todays_profile_and_recipe(folder):
     }[record["model"]]
     epochs = [parameters[count] for count in counts]
     phases = phases_of(parameters["recipe"], *epochs, changes=parameters["recipe_changes"])
-    assert record["phases"] == [vars(phase) for phase in phases]
+    assert [Phase(**phase) for phase in record["phases"]] == list(phases)
     profiles = [yaml.safe_load(file.read_text()) for file in (ROOT / "notebooks").glob("*/*.yaml")]
     (profile,) = [p for p in profiles if p.get("run_name") == folder.name.partition("_seed")[0]]
     for name in profile.keys() - {"run_name", "precision"}:  # the machine decides what is "auto"
