@@ -155,10 +155,11 @@ def test_orthogonalized_matrix_keeps_its_directions_and_loses_their_strengths(sh
 
 
 @pytest.mark.every_backend
-def test_muon_steps_equal_their_definition():
+@pytest.mark.parametrize(("height", "scale"), [(3, 1), (1, 3**0.5)])
+def test_muon_steps_equal_their_definition(height, scale):
     """Orthogonal steps of the kernel, Nesterov's of the bias; in NumPy, by singular values."""
     rng = np.random.default_rng(1)
-    kernel, bias = rng.normal(size=(3, 3, 2, 6)), rng.normal(size=6)
+    kernel, bias = rng.normal(size=(height, height, 2, 6)), rng.normal(size=6)
     variables = [keras.Variable(start, dtype="float32") for start in (kernel, bias)]
     network = build_resnet((1,), width=2)
     optimizer = compile_phase(network, Phase(1, 0.02, optimizer="muon"), 1).optimizer
@@ -170,11 +171,11 @@ def test_muon_steps_equal_their_definition():
         optimizer.apply([keras.ops.array(g) for g in gradients], variables)
         momenta = [momentum * m + g for m, g in zip(momenta, gradients, strict=True)]
         ahead = [momentum * m + g for m, g in zip(momenta, gradients, strict=True)]
-        left, strengths, right = np.linalg.svd(ahead[0].reshape(18, 6), full_matrices=False)
+        left, strengths, right = np.linalg.svd(ahead[0].reshape(-1, 6), full_matrices=False)
         strengths /= np.linalg.norm(strengths)
         for _ in range(optimizer.steps):
             strengths = 3.4445 * strengths - 4.7750 * strengths**3 + 2.0315 * strengths**5
-        kernel = kernel - 0.02 * (left * strengths @ right).reshape(kernel.shape)
+        kernel = kernel - 0.02 * scale * (left * strengths @ right).reshape(kernel.shape)
         bias = bias - 0.02 * other_rate * ahead[1]
     for variable, expected in zip(variables, (kernel, bias), strict=True):
         np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4, atol=1e-5)
