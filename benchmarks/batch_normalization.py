@@ -19,7 +19,7 @@ from cifar100_helpers.training import one_hot
 
 import keras  # isort: skip  (after the package, which loads it quietly)
 
-BATCH_SIZE, STEPS, ROUNDS = 128, 8, 5
+BATCH_SIZE, STEPS, ROUNDS = 128, 30, 3
 
 
 def build(layer, width):

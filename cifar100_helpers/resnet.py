@@ -11,7 +11,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Keras's layer, computed over the last axis by the backend's fused kernel if it has one.
 
     Keras composes the operation from about ten passes over the activations, in float32 even under
-    mixed precision; on a CPU these take as long as the convolutions of a narrow network
+    mixed precision; on a CPU this costs a narrow network a fifth of its training speed, or more
     (`benchmarks/batch_normalization.py`). Same variables, same results up to rounding.
 
     The moving averages follow within tens of steps (`momentum` 0.9): with Keras's 0.99, the first
