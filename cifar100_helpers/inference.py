@@ -1,4 +1,4 @@
-"""What networks give without learning: predictions, features of frozen layers, and their cost."""
+"""Forward passes: predictions, features of frozen layers, and what they cost."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from .errors import stoppable
 from .runtime import batch_parts, progress_bar
 from .storage import alone, load_arrays, written_whole
 
-# Settings of layers that change nothing in inference; Keras counts names through.
+# Settings that change nothing in inference. Keras numbers names: a second model has others.
 WITHOUT_EFFECT = ("name", "seed", "trainable")
 
 

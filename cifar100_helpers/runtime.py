@@ -1,4 +1,4 @@
-"""The only place that knows the backend: seeds, precision, GPUs; and whether a person watches."""
+"""All that depends on the backend: seeds, precision, GPUs, a fused kernel; and progress bars."""
 
 import importlib.util
 import logging

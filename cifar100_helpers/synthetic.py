@@ -1,9 +1,9 @@
 """The data set as an object, its classes, and a learnable stand-in drawn in memory.
 
 In the stand-in, every superclass has its colours and a soft background. Every class puts a form of
-its own into the middle, in a hue close to its superclass's. Every image shifts, mirrors, veils,
-relights and roughens its class's picture. So classes of a superclass resemble each other, as in the
-real data.
+its own into the middle, in a hue close to its superclass's. Every image is its class's picture,
+shifted, mirrored, under a coloured veil, in another light and with noise. So classes of a
+superclass resemble each other, as in the real data.
 """
 
 import colorsys

@@ -46,7 +46,7 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
         try:
             _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data)
         except BaseException:
-            # If it is stopped in its first epoch and started again, it must not go on from there.
+            # Stopped in its first epoch and started again, a run begins with its first weights.
             model.set_weights(before)
             raise
     return state
@@ -174,7 +174,7 @@ def one_hot(labels, classes):
     return np.eye(classes, dtype=np.float32)[labels]
 
 
-# What it says
+# Messages
 
 
 def epoch_lines(history, epochs):
