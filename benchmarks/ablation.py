@@ -33,6 +33,7 @@ VARIANTS = {
         "changes": {"optimizer": "adam", "learning_rate": 4e-3, "weight_decay": 0.05}
     },
     "constant learning rate": {"changes": {"schedule": "constant"}},
+    "whole images from the start": {"changes": {"image_sizes": []}},
     "no label smoothing": {"changes": {"label_smoothing": 0.0}},
     "no weight decay": {"changes": {"weight_decay": 0.0}},
     "no random transforms": {"random_transforms": False},
