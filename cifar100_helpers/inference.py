@@ -13,7 +13,7 @@ from .errors import stoppable
 from .runtime import batch_parts, progress_bar
 from .storage import alone, load_arrays, written_whole
 
-# Settings that change nothing in inference. Keras numbers names: a second model has others.
+# Settings that change nothing in inference. Keras numbers layers: names differ between models.
 WITHOUT_EFFECT = ("name", "seed", "trainable")
 
 

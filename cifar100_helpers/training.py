@@ -46,7 +46,7 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
         try:
             _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data)
         except BaseException:
-            # Stopped in its first epoch and started again, a run begins with its first weights.
+            # A run stopped in its first epoch and started again begins with its first weights.
             model.set_weights(before)
             raise
     return state

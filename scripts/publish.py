@@ -1,7 +1,7 @@
 """Run a notebook on real data, then store its outputs, its run's record and the README's table.
 
-    python scripts/publish.py 03_resnet laptop    # with notebooks/laptop/03_resnet.yaml
-    python scripts/publish.py 01_data             # with the notebook's own parameters
+    python scripts/publish.py 03_resnet laptop --model  # with notebooks/laptop/03_resnet.yaml
+    python scripts/publish.py 01_data                   # with the notebook's own parameters
 
 The notebook runs in build/ and replaces the stored one only if it ends without an error. A run
 that has been trained before is not trained again.
@@ -30,13 +30,13 @@ COLUMNS = (
     "PFLOPs",
     "device",
 )
-LARGEST_MODEL = 12_500_000  # bytes; a larger one does not belong into a repository
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook", help="such as 03_resnet")
     parser.add_argument("profile", nargs="?", help="a folder of notebooks/, such as laptop")
+    parser.add_argument("--model", action="store_true", help="store model.keras as well")
     arguments = parser.parse_args()
     source = ROOT / "notebooks" / f"{arguments.notebook}.ipynb"
     parameters = all_parameters(source, arguments.profile)
@@ -47,7 +47,7 @@ def main():
     options = {"cwd": source.parent, "progress_bar": False, "log_output": True}
     notebook = papermill.execute_notebook(source, executed, parameters, **options)
     if "run_name" in parameters:
-        publish_record(ROOT / "runs" / parameters["run_name"])
+        publish_record(ROOT / "runs" / parameters["run_name"], with_model=arguments.model)
     store(notebook, source)
     write_readme_table()
 
@@ -77,16 +77,15 @@ def store(notebook, target):
         nbformat.write(notebook, unfinished)
 
 
-def publish_record(run_dir, results=ROOT / "results"):
-    """Copy the record of the run in `run_dir` into `results`, with its model if that is small."""
+def publish_record(run_dir, results=ROOT / "results", *, with_model=False):
+    """Copy the record of the run in `run_dir` into `results`, and its trained network if asked."""
     target = results / run_dir.name
     target.mkdir(parents=True, exist_ok=True)
     with alone(run_dir / "lock", "works in"):
         load_run(run_dir)  # raises RunError if it is not sound
         (target / "run.json").unlink(missing_ok=True)  # it comes last: then the record is whole
         (target / "model.keras").unlink(missing_ok=True)
-        small = (run_dir / "model.keras").stat().st_size <= LARGEST_MODEL
-        for name in ("predictions.npz", *["model.keras"] * small, "run.json"):
+        for name in ("predictions.npz", *["model.keras"] * with_model, "run.json"):
             with written_whole(target / name) as unfinished:
                 shutil.copyfile(run_dir / name, unfinished)
 

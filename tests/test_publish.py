@@ -56,20 +56,19 @@ def test_run_is_the_one_of_the_profile_or_else_of_the_notebook(name, profile, ru
     assert PUBLISH["all_parameters"](source, profile).get("run_name") == run_name
 
 
-@pytest.mark.parametrize("excess", [0, 1])
-def test_published_record_is_whole_and_holds_no_large_model(tmp_path, excess):
+@pytest.mark.parametrize("with_model", [True, False])
+def test_published_record_is_whole_and_has_its_network_if_asked(tmp_path, with_model):
     source = sorted((ROOT / "results").glob("*/run.json"))[0].parent
     run_dir, published = tmp_path / source.name, tmp_path / "results" / source.name
     shutil.copytree(source, run_dir)
-    model = bytes(PUBLISH["LARGEST_MODEL"] + excess)
-    (run_dir / "model.keras").write_bytes(model)
+    (run_dir / "model.keras").write_bytes(b"of this run")
     published.mkdir(parents=True)
     (published / "model.keras").write_bytes(b"of an earlier run")
 
-    PUBLISH["publish_record"](run_dir, tmp_path / "results")
+    PUBLISH["publish_record"](run_dir, tmp_path / "results", with_model=with_model)
     assert load_run(published).record == load_run(run_dir).record
     copies = [file.read_bytes() for file in published.glob("*.keras")]
-    assert copies == ([] if excess else [model])
+    assert copies == [b"of this run"] * with_model
 
 
 def test_readme_shows_the_table_of_the_committed_records():
