@@ -23,6 +23,7 @@ from cifar100_helpers.training import train
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 SETTINGS = {"width": 16, "images": 10_000, "validation_size": 5_000, "epochs": 16}
+TITLE = "# What each part of the recipe is worth"
 BASELINE = "modern recipe"
 VARIANTS = {
     BASELINE: {},
@@ -100,7 +101,7 @@ def main():
             if seed not in accuracies:
                 accuracies[seed] = validation_accuracy(cifar, int(seed), **options)
                 write_json(file, record)
-                (RESULTS / "ablation.md").write_text(table(record))
+                (RESULTS / "ablation.md").write_text(f"{TITLE}\n\n{table(record)}")
                 print(f"{name}, seed {seed}: {accuracies[seed]:.1%}", flush=True)
     print(table(record))
 
