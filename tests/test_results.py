@@ -1,6 +1,5 @@
 import functools
 import json
-import pickle
 import subprocess
 import sys
 
@@ -124,7 +123,6 @@ def test_record_says_what_ran_and_comes_back(run_dir):
     run = load_run(run_dir)
     for name in ("parameters", "phases", "history"):
         assert run.record[name] == STATE[name]
-    assert run.record.keys() == set(results.FIELDS) | {"schema"}
     assert (run.record["name"], run.record["dataset"]) == ("tiny", "synthetic")
     assert (run.record["model"], run.record["parameter_count"]) == ("resnet", 470)
     assert (run.record["phase_seconds"], run.record["petaflops"]) == ([12.3], 0.1235)
@@ -142,7 +140,7 @@ def test_file_that_is_missing_or_damaged_is_one_sentence(run_dir, file):
     content = (run_dir / file).read_bytes()
     middle = len(content) // 2
     zeros = content[:middle] + bytes(64) + content[middle + 64 :]
-    for damaged in (b"", content[:middle], content[:-20], zeros, pickle.dumps([print])):
+    for damaged in (b"", b"[]", content[:middle], content[:-20], zeros):
         (run_dir / file).write_bytes(damaged)
         with pytest.raises(RunError, match=r"tiny is damaged: delete that folder\.$"):
             load_run(run_dir)
@@ -151,43 +149,10 @@ def test_file_that_is_missing_or_damaged_is_one_sentence(run_dir, file):
         load_run(run_dir)
 
 
-def test_pickled_predictions_are_not_loaded(run_dir):
-    np.savez(run_dir / "predictions.npz", probabilities=np.array([{}]), labels=np.arange(1))
-    with pytest.raises(RunError, match="tiny is damaged"):
-        load_run(run_dir)
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (lambda record: {**record, "schema": 2}, "schema is not 3, make it again"),
-        (lambda record: {k: v for k, v in record.items() if k != "metrics"}, "lacks metrics"),
-        (lambda record: [record], "run.json holds no object"),
-    ],
-)
-def test_unsound_record_is_one_sentence(run_dir, change, problem):
+def test_record_of_another_version_is_one_sentence(run_dir):
     record = json.loads((run_dir / "run.json").read_text())
-    (run_dir / "run.json").write_text(json.dumps(change(record)))
-    with pytest.raises(RunError, match=f"The record in .*tiny is not sound: .*{problem}"):
-        load_run(run_dir)
-
-
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"labels": np.arange(7)}, "labels and probabilities differ in number"),
-        ({"probabilities": np.ones(200)}, "labels and probabilities differ in number"),
-        ({"probabilities": np.full((200, 100), np.nan)}, "do not sum to 1"),
-        ({"labels": np.full(200, -1)}, "no number of a class"),
-        ({"near_duplicate": np.zeros(7, bool)}, "near_duplicate and labels differ"),
-        ({"validation_labels": np.arange(7)}, "differ in number"),
-        ({"other": np.arange(7)}, "does not hold probabilities, labels, near_duplicate"),
-    ],
-)
-def test_unsound_predictions_are_one_sentence(run_dir, changes, problem):
-    with np.load(run_dir / "predictions.npz") as arrays:
-        np.savez(run_dir / "predictions.npz", **{**arrays, **changes})
-    with pytest.raises(RunError, match=f"The record in .*tiny is not sound: .*{problem}"):
+    (run_dir / "run.json").write_text(json.dumps(record | {"schema": 2}))
+    with pytest.raises(RunError, match="tiny is of another version: make it again"):
         load_run(run_dir)
 
 
