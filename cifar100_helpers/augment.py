@@ -150,8 +150,8 @@ class RandomTransforms(layers.Layer):
     Pad by `crop` pixels (reflected borders) and crop; mirror with probability `flip` (both as He et
     al., 2016); cover a square of `cutout` pixels, whose centre may be anywhere, with the image's
     mean (DeVries & Taylor, 2017, who take 8 for CIFAR-100). 0 leaves a transform out. Images
-    (batch, height, width, channels) keep their shape and dtype. The random state is saved with the
-    model. Raises `ParameterError` for options out of range.
+    (batch, height, width, channels) keep their shape and dtype. Raises `ParameterError` for options
+    out of range.
     """
 
     def __init__(self, *, crop=4, flip=0.5, cutout=8, seed=0, **kwargs):
@@ -206,13 +206,6 @@ class RandomTransforms(layers.Layer):
         centre = random.randint((batch, 1), 0, length, seed=self.random_state)
         distance = ops.arange(length, dtype="int32") - (centre - self.cutout // 2)
         return ops.logical_and(distance >= 0, distance < self.cutout)
-
-    # Keras does not save the states of random generators.
-    def save_own_variables(self, store):
-        store["random_state"] = self.random_state.state
-
-    def load_own_variables(self, store):
-        self.random_state.state.assign(store["random_state"])
 
     def get_config(self):
         own = dict(crop=self.crop, flip=self.flip, cutout=self.cutout, seed=self.seed)

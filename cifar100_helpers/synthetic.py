@@ -69,11 +69,9 @@ class Cifar100:
     name: str
 
     def __post_init__(self):
-        for field, value in vars(self).items():
+        for value in vars(self).values():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
-                # A view cannot be made writable again, unlike the array that owns the memory.
-                object.__setattr__(self, field, value.view())
 
     def __repr__(self):
         sizes = f"{len(self.y_train):,} training and {len(self.y_test):,} test images"

@@ -256,22 +256,6 @@ def test_layer_draws_what_it_drew_for_the_published_records():
 
 
 @pytest.mark.every_backend
-def test_random_state_is_saved_with_the_weights(tmp_path):
-    images = noise(16)
-    model = keras.Sequential([keras.Input((32, 32, 3), dtype="uint8"), RandomTransforms(seed=5)])
-    first = applied(model, images)
-    model.save_weights(tmp_path / "a.weights.h5")
-    model.save(tmp_path / "a.keras")
-    expected = applied(model, images)
-    assert not np.array_equal(first, expected)
-    clone = keras.models.clone_model(model)
-    clone.load_weights(tmp_path / "a.weights.h5")
-    np.testing.assert_array_equal(applied(clone, images), expected)
-    loaded = keras.models.load_model(tmp_path / "a.keras")
-    np.testing.assert_array_equal(applied(loaded, images), expected)
-
-
-@pytest.mark.every_backend
 def test_layer_trains_in_a_compiled_model():
     images = keras.Input((32, 32, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(RandomTransforms()(images))

@@ -168,8 +168,6 @@ def test_arrays_are_those_of_the_files_contiguous_typed_and_read_only(put, conte
         assert array.flags.c_contiguous
         with pytest.raises(ValueError):
             array[0] = 1
-        with pytest.raises(ValueError):
-            array.flags.writeable = True
     with pytest.raises(AttributeError):
         loaded.x_train = None
     assert repr(loaded) == "<Cifar100 'cifar100': 200 training and 100 test images>"
@@ -182,11 +180,10 @@ def test_a_folder_may_be_named_by_itself_or_by_the_one_above(put, monkeypatch, t
         assert len(load_cifar100(name).y_train) == 200
 
 
-@pytest.mark.parametrize("named", ["missing", "partial", "pipe"])
+@pytest.mark.parametrize("named", ["missing", "partial"])
 def test_a_named_folder_without_the_data_is_an_error(put, monkeypatch, tmp_path, named):
     put(CACHED)  # is no substitute for what was named
     put("partial", test=None)
-    os.mkfifo(put("pipe", test=None) / "test")
     with pytest.raises(DatasetError, match=r"^data_dir names .*train, test and meta"):
         load_cifar100(f"{tmp_path}/{named}")
     monkeypatch.setenv("CIFAR100_DIR", f"{tmp_path}/{named}")
@@ -238,12 +235,6 @@ def test_a_file_that_is_not_the_official_one_is_refused_and_never_unpickled(put,
     assert not (tmp_path / "mark").exists()
     pickle.loads(bomb)
     assert (tmp_path / "mark").exists()
-
-
-def test_a_damaged_file_is_named(put, contents):
-    folder = put("here", test=contents["test"][:-1])
-    with pytest.raises(DatasetError, match=r"here/test is damaged .*: replace it, or leave"):
-        load_cifar100(folder)
 
 
 def test_the_download_is_quiet_and_found_again_without_network(put, server, monkeypatch, capfd):
