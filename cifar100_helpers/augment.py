@@ -13,7 +13,7 @@ from .errors import ParameterError
 from .runtime import progress_bar
 
 SIDE = 32
-DRAWS = 2**16  # draws per copy; an image's checksum chooses one, and few of 50,000 share theirs
+DRAWS = 2**16  # draws per copy, of which an image's checksum chooses one
 CHUNK = 500  # images that a thread transforms between two updates of the progress bar
 STRONGEST = dict(flip=1, shift=31, rotation=180, zoom=0.9, brightness=1, contrast=1)
 

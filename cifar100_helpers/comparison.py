@@ -56,8 +56,8 @@ def count_agreement(first_right, second_right):
 def mcnemar_p_value(first_right, second_right):
     """Return the p-value of McNemar's exact test.
 
-    That is the probability of a split at least this uneven if both models were equally accurate,
-    on the images that only one of them gets right; 1 if there are none. Source: McNemar, "Note on
+    That is the probability, if both models were equally accurate, of a split at least this uneven
+    of the images that only one of them gets right; 1 if there are none. Source: McNemar, "Note on
     the sampling error of the difference between correlated proportions or percentages", 1947.
     """
     counts = count_agreement(first_right, second_right)

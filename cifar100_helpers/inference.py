@@ -90,7 +90,7 @@ def flat_layers(model):
 
 
 def forward_flops(model):
-    """Return the operations of one image's forward pass, two for each multiplication and addition.
+    """Return the operations of one image's forward pass, multiplications plus additions.
 
     Convolutions and dense layers count, everything else is left out.
     """

@@ -31,8 +31,8 @@ class Phase:
     Hutter, "Decoupled Weight Decay Regularization", 2019), not on biases and batch normalization.
     `label_smoothing`: the part of every label that is spread over all classes (Szegedy et al.,
     2016). `image_sizes`: sides in pixels, each for an equal part of the epochs; small images first
-    save operations; [] leaves the images as they are (Howard, "Training Imagenet in 3 hours",
-    2018). The layers up to and including the one named `frozen_until` do not learn. Raises
+    save operations (Howard, "Training Imagenet in 3 hours", 2018); [] leaves the images as they
+    are. The layers up to and including the one named `frozen_until` do not learn. Raises
     ParameterError if a value does not fit.
     """
 
@@ -84,7 +84,7 @@ RESNET_RECIPES = {
     ),
 }
 
-# The head first, on a frozen base; then everything. 20 + 26 epochs, of which 45 were published.
+# The head first, on a frozen base; then everything. Published are 20 + 26 epochs, and 45 in all.
 XCEPTION_RECIPES = {
     "published": (
         Phase(20, 2e-4, frozen_until="pool"),
@@ -239,7 +239,7 @@ class Muon(keras.optimizers.SGD):
 
 
 def orthogonalized(matrix, steps):
-    """About `matrix` with every singular value replaced by 1, by Newton–Schulz iteration.
+    """Return `matrix` with its singular values brought close to 1, by Newton–Schulz iteration.
 
     Every step multiplies by a polynomial of the Gram matrix. These are small and commute, so they
     are multiplied among themselves first, and the tall matrix only once.

@@ -255,7 +255,7 @@ def _percent(fraction):
 def seed_table(records):
     """Return a Markdown table of the runs that differ in their seed alone; "" if none do.
 
-    The spread is the standard deviation of one run's top-1.
+    The spread is the standard deviation of top-1 over the seeds, in points.
     """
     groups = {}
     for record in records:
