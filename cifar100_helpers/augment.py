@@ -150,23 +150,13 @@ class RandomTransforms(layers.Layer):
     Pad by `crop` pixels (reflected borders) and crop; mirror with probability `flip` (both as He et
     al., 2016); cover a square of `cutout` pixels, whose centre may be anywhere, with the image's
     mean (DeVries & Taylor, 2017, who take 8 for CIFAR-100). 0 leaves a transform out. Images
-    (batch, height, width, channels) keep their shape and dtype. Raises `ParameterError` for options
-    out of range.
+    (batch, height, width, channels) keep their shape and dtype.
     """
 
     def __init__(self, *, crop=4, flip=0.5, cutout=8, seed=0, **kwargs):
-        if crop < 0 or cutout < 0 or not 0 <= flip <= 1:
-            raise ParameterError(
-                "crop and cutout must be 0 or more, and flip a probability between 0 and 1, "
-                f"not {crop}, {cutout} and {flip}"
-            )
         super().__init__(**kwargs)
-        self.crop, self.flip, self.cutout, self.seed = crop, flip, cutout, seed
+        self.crop, self.flip, self.cutout = crop, flip, cutout
         self.random_state = random.SeedGenerator(seed)
-
-    def build(self, input_shape):
-        if self.crop >= min(input_shape[1:3]):
-            raise ParameterError(f"crop must be less than the image's side, not {self.crop}")
 
     def call(self, images, training=False):
         if not training:
@@ -206,7 +196,3 @@ class RandomTransforms(layers.Layer):
         centre = random.randint((batch, 1), 0, length, seed=self.random_state)
         distance = ops.arange(length, dtype="int32") - (centre - self.cutout // 2)
         return ops.logical_and(distance >= 0, distance < self.cutout)
-
-    def get_config(self):
-        own = dict(crop=self.crop, flip=self.flip, cutout=self.cutout, seed=self.seed)
-        return super().get_config() | own

@@ -66,35 +66,26 @@ def _draw_interval(ax, y, record):
     top1, clean = metrics["top1"], metrics["top1_without_duplicates"]
     reach = 100 * np.abs(np.reshape(metrics["top1_interval"], (2, 1)) - top1)
     ax.errorbar(100 * top1, y, xerr=reach, fmt="o", capsize=4, color=colour)
-    if clean is not None:
-        ax.plot(100 * clean, y, "x", color=colour)
+    ax.plot(100 * clean, y, "x", color=colour)
 
 
-def plot_cost(runs, quantity="minutes", ax=None):
-    """Draw the top-1 of `runs` against what training cost: "minutes" or "petaflops".
-
-    The labels stand in a column on the right, and name the device that the minutes belong to.
-    """
+def plot_cost(runs, ax=None):
+    """Draw the top-1 of `runs` against the arithmetic of their training; labels on the right."""
     ax = ax or new_axes(8.5, 4.5)
     records = [run.record for run in runs]
     top1 = [100 * record["metrics"]["top1"] for record in records]
     labels = [record["name"] for record in records]
-    if quantity == "minutes":
-        costs = [sum(record["phase_seconds"]) / 60 for record in records]
-        labels = [f"{record['name']}, {record['machine']['device']}" for record in records]
-        ax.set(xlabel="minutes of training", title="What accuracy costs in time")
-    else:
-        costs = [record["petaflops"] for record in records]
-        ax.set(xlabel="PFLOPs of training", title="What accuracy costs in arithmetic")
+    costs = [record["petaflops"] for record in records]
     ax.scatter(costs, top1, color=list(map(_colour, records)), zorder=3)
     low, high = min(top1) - 2, max(top1) + 2
     ax.set(xscale="log", xlim=(min(costs) / 1.5, max(costs) * 1.5))
-    ax.set(ylabel=_RECOGNISED, ylim=(low, high))
+    ax.set(xlabel="PFLOPs of training", ylabel=_RECOGNISED, ylim=(low, high))
     heights = spread(top1, (high - low) / 16)  # a line of text is 1/16 of the axis
     for x, y, height, label in zip(costs, top1, heights, labels, strict=True):
         _annotate(ax, (x, y), (1.04, height), label, "left", ax.get_yaxis_transform())
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_title("What accuracy costs in arithmetic")
     return ax
 
 

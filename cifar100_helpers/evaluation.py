@@ -15,7 +15,7 @@ def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     `top1`, `top5` and `superclass_top1` (whether the likeliest class has the right superclass) are
     fractions. `top1_interval` is the 95 % interval of `top1` (Wilson, 1927). `loss` is the mean
     cross-entropy in nats, with probabilities of at least 1e-7. `top1_without_duplicates` leaves out
-    the images marked in `near_duplicate`, bool (n,); it is None if that leaves none.
+    the images marked in `near_duplicate`, bool (n,).
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     predicted = probabilities.argmax(axis=1)
@@ -28,7 +28,7 @@ def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     return {
         "top1": float(right.mean()),
         "top1_interval": [float(interval.low), float(interval.high)],
-        "top1_without_duplicates": float(clean.mean()) if len(clean) else None,
+        "top1_without_duplicates": float(clean.mean()),
         "top5": float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes)),
         "superclass_top1": float(np.mean(coarse_of_fine[predicted] == coarse_of_fine[labels])),
         "loss": float(log_loss(labels, clipped, labels=classes)),

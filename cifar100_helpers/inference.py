@@ -9,10 +9,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from .augment import RandomTransforms
 from .errors import stoppable
+from .resnet import Shrink
 from .runtime import batch_parts, progress_bar
 from .storage import alone, load_arrays, written_whole
 
+TRAINING_ONLY = (RandomTransforms, Shrink)
 # Settings that change nothing in inference. Keras numbers layers: names differ between models.
 WITHOUT_EFFECT = ("name", "seed", "trainable")
 
@@ -22,10 +25,12 @@ def predict(model, images, *, batch_size=128):
     """Return the outputs of `model` for uint8 `images` (n, height, width, 3), as float (n, …)."""
     parts = batch_parts()
     # Repeated at the end if every device must get the same number; the surplus is cut off.
-    filled = np.resize(images, (-(-len(images) // parts) * parts, *images.shape[1:]))
+    surplus = -len(images) % parts
+    filled = np.resize(images, (len(images) + surplus, *images.shape[1:])) if surplus else images
     with progress_bar(len(images), "predicting", "image") as bar:
-        count = keras.callbacks.LambdaCallback()
-        count.on_predict_batch_end = lambda batch, logs=None: bar.update(batch_size)
+        count = keras.callbacks.LambdaCallback(
+            on_predict_batch_end=lambda batch, logs: bar.update(batch_size)
+        )
         predicted = model.predict(
             filled, batch_size=batch_size - batch_size % parts, verbose=0, callbacks=[count]
         )
@@ -55,23 +60,22 @@ def frozen_features(network, images, layer_name, folder):
             cached = load_arrays(file)
         except (FileNotFoundError, ValueError):
             print(f"computing the features of {len(images):,} images, once", flush=True)
-            cached = _compute(frozen, images)
+            start = time.perf_counter()
+            features = predict(frozen, images)
+            dtype = "float32" if frozen.output.dtype == "float32" else "float16"
+            seconds = time.perf_counter() - start
+            cached = {"features": features.astype(dtype, copy=False), "seconds": seconds}
             with written_whole(file) as unfinished:
                 np.savez(unfinished, **cached)
     return cached["features"], float(cached["seconds"])
-
-
-def _compute(frozen, images):
-    start = time.perf_counter()
-    features = predict(frozen, images)
-    dtype = "float32" if frozen.output.dtype == "float32" else "float16"
-    return {"features": features.astype(dtype), "seconds": time.perf_counter() - start}
 
 
 def _key(frozen, images):
     digest = hashlib.sha256(keras.backend.backend().encode())
     digest.update(np.ascontiguousarray(images))
     for layer in flat_layers(frozen):
+        if isinstance(layer, TRAINING_ONLY):
+            continue
         config = {k: v for k, v in layer.get_config().items() if k not in WITHOUT_EFFECT}
         digest.update(f"{type(layer).__name__} {json.dumps(config, default=str)}".encode())
         for weight in layer.get_weights():

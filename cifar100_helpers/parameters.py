@@ -78,11 +78,10 @@ def _refuse_unknown(namespace, names):
     # variables of later cells are there too.
     if namespace.get("_parameters_checked"):
         return
-    plain = (str, int, float, list, dict, tuple, type(None))
+    plain = (str, int, float, list, dict, type(None))
     for name, value in namespace.items():
-        # Constants and IPython's own names are no parameters.
-        hidden = name.isupper() or name.startswith(("In", "Out", "_"))
-        if isinstance(value, plain) and name not in names and not hidden:
+        of_ipython = name in ("In", "Out") or name.startswith("_")
+        if isinstance(value, plain) and name not in names and not of_ipython:
             close = get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}."
             raise ParameterError(f"{name} is no parameter of this notebook: {hint}")

@@ -136,7 +136,10 @@ def _find(recipe, recipes, settings, changes):
 
 
 def scale_epochs(phases, epochs):
-    """Scale `phases` to `epochs` in all, in proportion, each at least 1 if the total allows."""
+    """Scale `phases` to `epochs` in all, in proportion, each at least 1 if the total allows.
+
+    A phase with fewer epochs than `image_sizes` leaves out the smallest, those at the beginning.
+    """
     if not epochs:
         return ()
     phases = phases[:epochs]
@@ -145,7 +148,10 @@ def scale_epochs(phases, epochs):
     while counts.min() < 1:
         counts[counts.argmin()] += 1
         counts[counts.argmax()] -= 1
-    return tuple(replace(p, epochs=int(count)) for p, count in zip(phases, counts, strict=True))
+    return tuple(
+        replace(phase, epochs=count, image_sizes=phase.image_sizes[-count:])
+        for phase, count in zip(phases, counts.tolist(), strict=True)
+    )
 
 
 def describe_schedule(phases):
@@ -198,7 +204,7 @@ def _make_optimizer(phase, steps):
     if phase.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, **options)
     elif phase.optimizer == "muon":
-        optimizer = Muon(learning_rate, **options)
+        optimizer = Muon(learning_rate, momentum=0.93, nesterov=True, **options)
     else:
         optimizer = keras.optimizers.Adam(learning_rate, **options)
     if phase.weight_decay:
@@ -217,10 +223,7 @@ class Muon(keras.optimizers.SGD):
     hidden layers in neural networks", 2024.
     """
 
-    def __init__(self, learning_rate, momentum=0.93, other_rate=10.0, steps=3, **options):
-        options["nesterov"] = True
-        super().__init__(learning_rate, momentum=momentum, **options)
-        self.other_rate, self.steps = other_rate, steps
+    other_rate, steps = 10.0, 3  # the author takes five steps
 
     def update_step(self, gradient, variable, learning_rate):
         if len(variable.shape) != 4:
@@ -233,9 +236,6 @@ class Muon(keras.optimizers.SGD):
         scale = max(1, fan_out / matrix.shape[0]) ** 0.5
         update = ops.reshape(orthogonalized(matrix, self.steps), variable.shape)
         self.assign_sub(variable, update * (learning_rate * scale))
-
-    def get_config(self):
-        return {**super().get_config(), "other_rate": self.other_rate, "steps": self.steps}
 
 
 def orthogonalized(matrix, steps):

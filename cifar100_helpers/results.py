@@ -8,18 +8,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .augment import RandomTransforms
 from .data import mark_near_duplicates
 from .errors import RunError
 from .evaluation import evaluate
-from .inference import predict
-from .resnet import BatchNormalization, Shrink
+from .inference import TRAINING_ONLY, predict
+from .resnet import BatchNormalization
 from .runtime import describe
 from .storage import alone, load_arrays, write_json, written_whole
 from .xception import InferenceMode
 
 SCHEMA = 3
-TRAINING_ONLY = (RandomTransforms, Shrink)
 UNKNOWN = "–"
 
 PUBLISHED = (
@@ -100,41 +98,22 @@ def test_once(run_dir, model, state, cifar, validation=None):
     Returns the `Run`.
     """
     network = save_network(model, run_dir)
-    return save_run(
-        run_dir,
-        network=network,
-        state=state,
-        probabilities=predict(network, cifar.x_test),
-        labels=cifar.y_test,
-        near_duplicate=mark_near_duplicates(cifar),
-        coarse_of_fine=cifar.coarse_of_fine,
-        validation=validation and (predict(network, validation[0]), validation[1]),
-    )
+    held_out = validation and (predict(network, validation[0]), validation[1])
+    return save_run(run_dir, network, state, cifar, predict(network, cifar.x_test), held_out)
 
 
-def save_run(
-    run_dir,
-    *,
-    network,
-    state,
-    probabilities,
-    labels,
-    near_duplicate,
-    coarse_of_fine,
-    validation=None,
-):
+def save_run(run_dir, network, state, cifar, probabilities, held_out=None):
     """Write the record of a finished run into `run_dir` and return it as a `Run`.
 
-    `network`: see `save_network`; `state`: what `train` returned. `probabilities`, float (n,
-    classes), `labels`, int (n,), and `near_duplicate`, bool (n,), belong to the test set;
-    `coarse_of_fine`: int (classes,); `validation`: a pair of probabilities and labels of the images
-    held out, or None. Metrics are computed from the probabilities as stored, in float16. `run.json`
-    is written last: with it, the record is whole. Raises RunError if another process works in
-    `run_dir`, or if it cannot be written.
+    `network`: see `save_network`; `state`: what `train` returned; `probabilities`, float (n,
+    classes), are of the test set of `cifar`; `held_out`: a pair of probabilities and labels of the
+    images held out, or None. Metrics are computed from the probabilities as stored, in float16.
+    `run.json` is written last: with it, the record is whole. Raises RunError if another process
+    works in `run_dir`, or if it cannot be written.
     """
-    run_dir = Path(run_dir)
-    stored = np.asarray(probabilities, dtype=np.float16)
-    held_out, held_out_labels = validation or (stored[:0], labels[:0])
+    run_dir, labels = Path(run_dir), cifar.y_test
+    stored, near_duplicate = np.asarray(probabilities, np.float16), mark_near_duplicates(cifar)
+    validation_probabilities, validation_labels = held_out or (stored[:0], labels[:0])
     record = {
         "schema": SCHEMA,
         "name": run_dir.name,
@@ -144,7 +123,7 @@ def save_run(
         "parameters": state["parameters"],
         "phases": state["phases"],
         "history": state["history"],
-        "metrics": evaluate(stored, labels, coarse_of_fine, near_duplicate),
+        "metrics": evaluate(stored, labels, cifar.coarse_of_fine, near_duplicate),
         "phase_seconds": [round(seconds, 1) for seconds in state["phase_seconds"]],
         "petaflops": float(f"{state['petaflops']:.4g}"),
         "machine": describe(),
@@ -154,10 +133,10 @@ def save_run(
             np.savez_compressed(
                 unfinished,
                 probabilities=stored,
-                labels=np.asarray(labels, np.int64),
-                near_duplicate=np.asarray(near_duplicate, bool),
-                validation_probabilities=np.asarray(held_out, np.float16),
-                validation_labels=np.asarray(held_out_labels, np.int64),
+                labels=labels,
+                near_duplicate=near_duplicate,
+                validation_probabilities=np.asarray(validation_probabilities, np.float16),
+                validation_labels=validation_labels,
             )
             (run_dir / "run.json").unlink(missing_ok=True)  # it may be of other predictions
         write_json(run_dir / "run.json", record)
@@ -172,16 +151,14 @@ def load_run(run_dir):
         if record["schema"] != SCHEMA:
             raise RunError(f"The record in {run_dir} is of another version: make it again.")
         arrays = load_arrays(run_dir / "predictions.npz")
-        return Run(record, **{name: _single(array) for name, array in arrays.items()})
+        for name in ("probabilities", "validation_probabilities"):
+            arrays[name] = arrays[name].astype(np.float32)
+        return Run(record, **arrays)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise RunError(f"{run_dir} holds no finished run: {missing} is missing.") from None
     except (ValueError, OSError, KeyError, TypeError):
         raise RunError(f"The record in {run_dir} is damaged: delete that folder.") from None
-
-
-def _single(array):
-    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def load_runs(results_dir):
@@ -249,7 +226,7 @@ def _published(figures):
 
 
 def _percent(fraction):
-    return UNKNOWN if fraction is None else f"{100 * fraction:.2f} %"
+    return f"{100 * fraction:.2f} %"
 
 
 def seed_table(records):

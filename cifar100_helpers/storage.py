@@ -39,8 +39,8 @@ def alone(file, work):
 def written_whole(file):
     """Give the path of an unfinished file, which replaces `file` when it is whole and on the disk.
 
-    Until then `file` is the old one, even after a power cut. Raises RunError if it cannot be
-    written; nothing unfinished is left behind.
+    Until then `file` is the old one. Raises RunError if it cannot be written; nothing unfinished is
+    left behind.
     """
     file = Path(file)
     unfinished = file.with_name(f"unfinished_{file.name}")
@@ -49,7 +49,6 @@ def written_whole(file):
         with open(unfinished, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(unfinished, file)
-        _sync_folder(file.parent)
     except OSError as error:
         raise _not_written(file.parent, error) from error
     finally:
@@ -76,16 +75,6 @@ def load_arrays(file):
         raise
     except Exception as error:  # zipfile and NumPy raise what they find
         raise ValueError(f"{file} is damaged") from error
-
-
-def _sync_folder(folder):
-    """Bring the new file's name to the disk before older files are deleted."""
-    if os.name == "posix":  # Windows opens no folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _not_written(folder, error):

@@ -9,15 +9,14 @@ import numpy as np
 
 from .errors import ParameterError, RunError, stoppable
 from .inference import forward_flops, frozen_features, layers_after
-from .recipes import Phase, compile_phase
+from .recipes import compile_phase
 from .resnet import shrink_images
 from .runtime import batch_parts, describe, progress_bar
 from .storage import alone, load_arrays, write_json, written_whole
 
 STATE_FILE = "checkpoint.json"
 HOUR = 3600  # seconds; a longer phase is announced
-TIMED_STEPS = 20  # after the first, which compiles; or as many as fit into TIMED_SECONDS
-TIMED_SECONDS = 10
+TIMED_SECONDS = 10  # after the first step, which compiles
 
 
 @stoppable("run this again, and training goes on after the last whole epoch.")
@@ -199,16 +198,11 @@ class EpochProgress(keras.callbacks.Callback):
         self.bar.update()
         if self.epochs:
             float(logs["loss"])  # waits for the device, which may run behind
-            self._time_step(batch)
-
-    def _time_step(self, timed_steps):
-        if timed_steps == 0:
-            self.start = time.perf_counter()
-            return
-        seconds = time.perf_counter() - self.start
-        if timed_steps == TIMED_STEPS or seconds > TIMED_SECONDS:
-            announce_duration(seconds / timed_steps * self.params["steps"] * self.epochs)
-            self.epochs = 0
+            if batch == 0:
+                self.start = time.perf_counter()
+            elif (seconds := time.perf_counter() - self.start) > TIMED_SECONDS:
+                announce_duration(seconds / batch * self.params["steps"] * self.epochs)
+                self.epochs = 0
 
 
 def announce_duration(seconds):
@@ -274,8 +268,7 @@ def _load_state(run_dir, parameters, phases):
         return None
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-        theirs = dict(state["parameters"])
-        their_phases = [Phase(**phase) for phase in state["phases"]]
+        theirs, their_phases = dict(state["parameters"]), state["phases"]
     except (OSError, ValueError, KeyError, TypeError):
         raise _damaged(file) from None
     differing = [
@@ -284,7 +277,7 @@ def _load_state(run_dir, parameters, phases):
         if theirs.get(key) != parameters.get(key)
     ]
     # A recipe's name is among the parameters, but what it stands for may have changed.
-    if not differing and their_phases != list(phases):
+    if not differing and their_phases != [vars(phase) for phase in phases]:
         differing = ["its recipe was another when it began"]
     if differing:
         raise RunError(

@@ -2,6 +2,7 @@
 
 import os
 
+import matplotlib.pyplot as plt
 import pytest
 
 from cifar100_helpers.data import load_cifar100
@@ -29,6 +30,14 @@ def real_data(real_data_dir):
 def synthetic():
     """A small synthetic data set: 2,000 training and 500 test images."""
     return load_synthetic(train_size=2_000, test_size=500, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Leave no figure, and no stamp on figures, to the next test."""
+    yield
+    plt.close("all")
+    plt.rcParams["figure.hooks"] = []
 
 
 @pytest.fixture

@@ -264,11 +264,3 @@ def test_layer_trains_in_a_compiled_model():
     model.compile("sgd", "mse", jit_compile=keras.backend.backend() != "torch")
     history = model.fit(noise(40), np.zeros((40, 2)), batch_size=16, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
-
-
-def test_a_wrong_option_of_the_layer_is_one_clear_error():
-    for wrong in ({"crop": -1}, {"flip": 2}, {"cutout": -8}):
-        with pytest.raises(ParameterError, match="0 or more, and flip a probability"):
-            RandomTransforms(**wrong)
-    with pytest.raises(ParameterError, match="crop must be less than the image's side"):
-        RandomTransforms(crop=32)(noise(1), training=True)

@@ -15,19 +15,12 @@ FIRST_WRONG = {3: 7, 10: 11}  # class: what the first run sees in it, the second
 SECOND_WRONG = {20: 21, 10: 12}
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def make_run(name, model, seen, *, held_out=0, **record):
     probabilities = (0.8 * np.eye(100)[seen] + 0.002).astype(np.float32)
     top1 = float(np.mean(seen == LABELS))
     metrics = {"top1": top1, "top1_interval": [top1 - 0.02, top1 + 0.01]}
     metrics["top1_without_duplicates"] = top1 - 0.03
     record = {"name": name, "model": model, "dataset": "cifar100", "metrics": metrics} | record
-    record |= {"phase_seconds": [120.0, 60.0], "machine": {"device": "a machine"}}
     record["petaflops"] = 0.5
     held_out = slice(0, held_out)
     duplicates = np.zeros(500, bool)
@@ -78,16 +71,12 @@ def test_top1_shows_intervals_beside_the_published_figures(first, second):
 
 def test_synthetic_runs_stand_without_the_published_figures(first):
     first.record["dataset"] = "synthetic"
-    first.record["metrics"]["top1_without_duplicates"] = None
     ax = comparison_plots.plot_top1([first])
     assert texts(ax.get_yticklabels()) == ["a"]
 
 
-def test_cost_is_the_time_of_all_phases_or_the_arithmetic(first, second):
+def test_cost_is_the_arithmetic(first, second):
     ax = comparison_plots.plot_cost([first, second])
-    np.testing.assert_allclose(ax.collections[0].get_offsets(), [[3, 98], [3, 98]])
-    assert texts(ax.texts) == ["a, a machine", "b, a machine"]
-    ax = comparison_plots.plot_cost([first, second], "petaflops")
     np.testing.assert_allclose(ax.collections[0].get_offsets(), [[0.5, 98], [0.5, 98]])
     assert texts(ax.texts) == ["a", "b"] and "PFLOPs" in ax.get_xlabel()
 

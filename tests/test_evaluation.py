@@ -11,7 +11,6 @@ from cifar100_helpers.evaluation import (
     most_confused_pairs,
     reliability_bins,
     superclass_accuracy,
-    superclass_confusion,
 )
 
 COARSE = np.arange(100) % 20
@@ -68,8 +67,6 @@ def test_near_duplicates_are_left_out_of_their_metric_alone(predictions):
     expected = accuracy_score(labels[kept], probabilities[kept].argmax(axis=1))
     assert metrics.pop("top1_without_duplicates") == expected != metrics["top1"]
     assert metrics.items() <= evaluated(probabilities, labels).items()
-    nothing_left = evaluate(probabilities, labels, COARSE, np.ones(800, bool))
-    assert nothing_left["top1_without_duplicates"] is None and nothing_left["top1"] > 0
 
 
 def test_float16_is_evaluated_in_double_precision(predictions):
@@ -134,14 +131,6 @@ def test_class_without_images_has_no_accuracy():
     np.testing.assert_array_equal(class_accuracy(probabilities, labels), [1, 0, np.nan, 1])
     accuracy = superclass_accuracy(probabilities, labels, np.array([0, 0, 1, 2]))
     np.testing.assert_array_equal(accuracy, [0.5, np.nan, 1])
-
-
-def test_superclass_confusion_equals_a_slow_count(predictions):
-    probabilities, labels = predictions
-    counts = np.zeros((20, 20), int)
-    for row, label in zip(probabilities, labels, strict=True):
-        counts[label % 20, row.argmax() % 20] += 1
-    np.testing.assert_array_equal(superclass_confusion(probabilities, labels, COARSE), counts)
 
 
 def test_mistakes_inside_the_superclass_are_counted_among_the_mistakes():

@@ -1,5 +1,4 @@
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,12 +8,6 @@ from cifar100_helpers.errors import ParameterError
 from cifar100_helpers.synthetic import FINE_NAMES
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

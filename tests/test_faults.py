@@ -159,7 +159,7 @@ def test_training_killed_at_any_change_ends_as_the_uninterrupted(killer, work, t
     assert todo == sorted(todo, reverse=True) and set(todo) == {3, 2, 1, 0}
 
 
-NETWORKS = {}
+NETWORKS, DATA = {}, load_synthetic(train_size=100, test_size=100)
 
 
 def record(folder, hits=True):
@@ -167,16 +167,10 @@ def record(folder, hits=True):
     network = NETWORKS.setdefault(hits, build_resnet((1,), width=2))
     network.set_weights([np.full(weight.shape, float(hits)) for weight in network.get_weights()])
     stock = save_network(network, folder / "tiny")
-    save_run(
-        folder / "tiny",
-        network=stock,
-        state={"parameters": {"dataset": "synthetic"}, "phases": [], "history": {"epoch": [1]}}
-        | {"phase_seconds": [1.0], "petaflops": 0.1},
-        probabilities=np.roll(np.eye(100, dtype="float32"), not hits, axis=1),
-        labels=np.arange(100),
-        near_duplicate=np.zeros(100, bool),
-        coarse_of_fine=np.arange(100) // 5,
-    )
+    state = {"parameters": {"dataset": "synthetic"}, "phases": [], "history": {"epoch": [1]}}
+    state |= {"phase_seconds": [1.0], "petaflops": 0.1}
+    probabilities = np.roll(np.eye(100)[DATA.y_test], not hits, axis=1)
+    save_run(folder / "tiny", stock, state, DATA, probabilities)
 
 
 def record_misses(folder):
@@ -236,11 +230,10 @@ def test_every_file_is_on_the_disk_before_it_gets_its_name(work, tmp_path, monke
 
 
 def small_run(folder):
-    data = load_synthetic(train_size=100, test_size=100)
     keras.utils.set_random_seed(3)
     model, phases = build_resnet((1,), width=2), (Phase(3, 0.05, "sgd", "one_cycle"),)
     options = {"run_dir": folder, "parameters": {}, "batch_size": 30, "seed": 3}
-    state = train(model, data.x_train, data.y_train, phases, **options)
+    state = train(model, DATA.x_train, DATA.y_train, phases, **options)
     return model.get_weights(), state["history"]
 
 

@@ -81,12 +81,7 @@ def test_enough_is_checked(notebook):
     checked_outputs = [c for c in cells if c.outputs and "nbval-ignore-output" not in tags_of(c)]
     assert len(checked_outputs) >= 5
     assert len(ignored) <= len(cells) / 2
-
-
-def test_ignored_cells_are_followed_by_a_checked_one(notebook):
-    """What may differ from run to run is never the last word."""
-    cells = code_cells(notebook)
-    assert "nbval-ignore-output" not in tags_of(cells[-1])
+    assert cells[-1] not in ignored
 
 
 def test_cells_are_short_and_explained(notebook):
@@ -102,11 +97,6 @@ def test_cells_are_short_and_explained(notebook):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_file_is_small(path):
     assert path.stat().st_size < 1_000_000
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
-def test_has_a_quick_profile(path):
-    assert (path.parent / "quick" / f"{path.stem}.yaml") in PROFILES
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=name_of)
@@ -194,22 +184,15 @@ def test_papermill_from_notebooks_and_from_the_root(cwd, tmp_path, environment):
     assert "stderr" not in names
 
 
-@pytest.mark.parametrize(
-    ("wrong", "sentence"),
-    [
-        ("-p epochs abc", "epochs must be a whole number of at least 1, not 'abc'."),
-        ("-p epcohs 3", "epcohs is no parameter of this notebook: did you mean epochs?"),
-    ],
-)
-def test_wrong_parameter_is_one_clear_error(wrong, sentence, tmp_path, environment):
+def test_wrong_parameter_is_one_clear_error(tmp_path, environment):
     output = tmp_path / "out.ipynb"
     done = run(
-        ["papermill", "03_resnet.ipynb", output, *wrong.split(), "--no-progress-bar"],
+        ["papermill", "03_resnet.ipynb", output, "-p", "epcohs", "3", "--no-progress-bar"],
         cwd=ROOT / "notebooks",
         env=environment,
     )
     assert done.returncode != 0
-    assert sentence in done.stderr
+    assert "epcohs is no parameter of this notebook: did you mean epochs?" in done.stderr
     errors = [
         out
         for cell in code_cells(nbformat.read(output, as_version=4))

@@ -1,38 +1,18 @@
+import ast
 import math
+from pathlib import Path
 
+import papermill
 import pytest
 
 from cifar100_helpers.errors import ParameterError
 from cifar100_helpers.parameters import RULES, check_parameters
 
-GOOD = {
-    "batch_size": 128,
-    "copies": 2,
-    "cutout": 8,
-    "data_dir": "",
-    "dataset": "cifar100",
-    "dropout_rate": 0.5,
-    "epochs": 26,
-    "finetune_epochs": 26,
-    "first_run": "resnet_published",
-    "frozen_epochs": 20,
-    "galleries": True,
-    "hidden_units": 512,
-    "image_size": 71,
-    "interpolation": "bilinear",
-    "picture": "",
-    "precision": "float32",
-    "random_transforms": False,
-    "recipe": "published",
-    "recipe_changes": {},
-    "results_dir": "runs",
-    "run_name": "resnet_published",
-    "second_run": "",
-    "seed": 0,
-    "train_limit": 0,
-    "validation_size": 0,
-    "weights": "imagenet",
-    "width": 128,
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("0*.ipynb"))
+GOOD = {  # the defaults of all notebooks
+    name: ast.literal_eval(parameter["default"])
+    for path in NOTEBOOKS
+    for name, parameter in papermill.inspect_notebook(str(path)).items()
 }
 BAD = {
     "batch_size": [-1, 0],
@@ -89,8 +69,9 @@ def test_bad_value_is_one_sentence_that_names_it(name, value):
 def test_unknown_parameter_is_refused_with_the_right_ones():
     with pytest.raises(ParameterError, match=r"epcohs.*did you mean epochs"):
         check_parameters(GOOD | {"epcohs": 3}, ALL)
-    with pytest.raises(ParameterError, match=r"width is no parameter of .*: there are seed\."):
-        check_parameters({"seed": 0, "width": 128}, "seed")
+    for name in ("width", "EPOCHS", "Inputs"):
+        with pytest.raises(ParameterError, match=rf"{name} is no parameter .*: there are seed\."):
+            check_parameters({"seed": 0, name: 128}, "seed")
 
 
 def test_imports_and_the_shells_own_names_are_no_parameters():

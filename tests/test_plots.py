@@ -14,13 +14,6 @@ HISTORY = {
 SUPERCLASSES = [name.replace("_", " ") for name in COARSE_NAMES]
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-    plt.rcParams["figure.hooks"] = []
-
-
 @pytest.fixture
 def predictions(synthetic):
     """Right for every class but 3, always taken for 7, and 10, half taken for 11."""

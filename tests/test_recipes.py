@@ -9,7 +9,6 @@ from cifar100_helpers.recipes import (
     Phase,
     compile_phase,
     describe_schedule,
-    orthogonalized,
     resnet_phases,
     scale_epochs,
     xception_phases,
@@ -39,6 +38,12 @@ def test_scaled_schedule_keeps_the_total_and_the_proportions():
         if epochs >= 7:  # with fewer, no phase can have its exact share
             np.testing.assert_allclose(counts, np.array([16, 6, 4]) * epochs / 26, atol=1)
     assert [phase.epochs for phase in scale_epochs((Phase(26, 0.3),), 3)] == [3]
+
+
+@pytest.mark.parametrize(("epochs", "sizes"), [(1, [32]), (2, [24, 32]), (5, [16, 24, 32])])
+def test_few_epochs_still_end_on_whole_images(epochs, sizes):
+    (phase,) = scale_epochs((Phase(26, 0.1, image_sizes=[16, 24, 32]),), epochs)
+    assert phase.image_sizes == sizes
 
 
 def test_either_part_of_the_xception_schedule_may_be_left_out():
@@ -140,18 +145,6 @@ def test_one_cycle_rises_as_long_as_warmup_says_and_ends_at_zero():
 
 
 # Muon
-
-
-@pytest.mark.every_backend
-@pytest.mark.parametrize("shape", [(27, 8), (8, 27)])
-def test_orthogonalized_matrix_keeps_its_directions_and_loses_their_strengths(shape):
-    """As NumPy's singular values tell; five steps, as its author takes."""
-    matrix = np.random.default_rng(0).normal(size=shape).astype("float32")
-    left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    found = keras.ops.convert_to_numpy(orthogonalized(keras.ops.array(matrix), 5))
-    strengths = left.T @ found @ right.T
-    assert ((np.diag(strengths) > 0.6) & (np.diag(strengths) < 1.3)).all()
-    np.testing.assert_allclose(strengths - np.diag(np.diag(strengths)), 0, atol=1e-4)
 
 
 @pytest.mark.every_backend

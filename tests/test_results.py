@@ -1,4 +1,3 @@
-import functools
 import json
 import subprocess
 import sys
@@ -85,41 +84,21 @@ STATE = {
     "phase_seconds": [12.345],
     "petaflops": 0.123456,
 }
-COARSE = np.arange(100) // 5
-
-
-@functools.cache
-def any_network():
-    return build_resnet((1,), width=2)
-
-
-def saved(folder, **changes):
-    """Save a record of 100 hits in `folder`, or of other predictions."""
-    contents = {
-        "network": any_network(),
-        "state": STATE,
-        "probabilities": np.eye(100, dtype="float32"),
-        "labels": np.arange(100),
-        "near_duplicate": np.arange(100) % 10 == 0,
-        "coarse_of_fine": COARSE,
-    }
-    return save_run(folder, **contents | changes)
+MARKED = np.arange(500) % 10 == 0
 
 
 @pytest.fixture
-def run_dir(tmp_path):
-    rng = np.random.default_rng(0)
-    saved(
-        tmp_path / "tiny",
-        probabilities=rng.dirichlet(np.full(100, 0.1), 200).astype("float32"),
-        labels=rng.integers(0, 100, 200),
-        near_duplicate=np.arange(200) % 10 == 0,
-        validation=(rng.dirichlet(np.ones(100), 30).astype("float32"), np.arange(30)),
-    )
+def run_dir(synthetic, tmp_path, monkeypatch):
+    """The folder of a record whose every tenth test image has a near-duplicate."""
+    monkeypatch.setattr(results, "mark_near_duplicates", lambda cifar: MARKED)
+    draw = np.random.default_rng(0).dirichlet
+    held_out = draw(np.ones(100), 30), np.arange(30)
+    network, predicted = build_resnet((1,), width=2), draw(np.full(100, 0.1), 500)
+    save_run(tmp_path / "tiny", network, STATE, synthetic, predicted, held_out)
     return tmp_path / "tiny"
 
 
-def test_record_says_what_ran_and_comes_back(run_dir):
+def test_record_says_what_ran_and_comes_back(synthetic, run_dir):
     run = load_run(run_dir)
     for name in ("parameters", "phases", "history"):
         assert run.record[name] == STATE[name]
@@ -127,11 +106,12 @@ def test_record_says_what_ran_and_comes_back(run_dir):
     assert (run.record["model"], run.record["parameter_count"]) == ("resnet", 470)
     assert (run.record["phase_seconds"], run.record["petaflops"]) == ([12.3], 0.1235)
     assert {"device", "gpus", "cores", "backend", "versions"} == run.record["machine"].keys()
-    assert run.probabilities.shape == (200, 100) and run.probabilities.dtype == np.float32
-    np.testing.assert_array_equal(np.flatnonzero(run.near_duplicate), np.arange(0, 200, 10))
+    assert run.probabilities.shape == (500, 100) and run.probabilities.dtype == np.float32
+    np.testing.assert_array_equal(run.labels, synthetic.y_test)
+    np.testing.assert_array_equal(run.near_duplicate, MARKED)
     np.testing.assert_array_equal(run.validation_labels, np.arange(30))
     assert run.validation_probabilities.shape == (30, 100)
-    of_the_stored = evaluate(run.probabilities, run.labels, COARSE, run.near_duplicate)
+    of_the_stored = evaluate(run.probabilities, run.labels, synthetic.coarse_of_fine, MARKED)
     assert run.record["metrics"] == of_the_stored
 
 
@@ -222,8 +202,6 @@ def test_run_is_described_in_words_for_readers():
         "device": "AMD EPYC, 2 cores",
         "data set": "cifar100",
     }
-    unmeasured = record(metrics=METRICS | {"top1_without_duplicates": None})
-    assert describe_run(unmeasured)["without near-duplicates"] == "–"
 
 
 def test_graphics_cards_are_counted_and_stand_without_cores():

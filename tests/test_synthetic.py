@@ -1,17 +1,15 @@
-"""The synthetic stand-in: the same drawings as ever, learnable, with resembling superclasses."""
+"""The synthetic stand-in: the same drawings as ever."""
 
 import hashlib
 
 import numpy as np
 import pytest
-from sklearn.neighbors import NearestCentroid
 
 from cifar100_helpers.errors import ParameterError
 from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES, load_synthetic
 
 
-# Of an earlier version, which wrote files in the official format and read them again: published
-# results on synthetic data stay comparable.
+# A change would move every number that a quick run shows.
 @pytest.mark.parametrize(
     ("sizes", "seed", "images_md5", "labels_md5"),
     [
@@ -40,27 +38,6 @@ def test_drawn_data_are_balanced_named_and_all_different(synthetic):
     images = np.concatenate([synthetic.x_train, synthetic.x_test]).reshape(2_500, -1)
     assert len(np.unique(images, axis=0)) == 2_500
     assert np.any(np.diff(synthetic.y_train) < 0), "classes come one after the other"
-
-
-def test_classes_can_be_learned_but_not_at_a_glance(synthetic):
-    def coarse_pixels(images):
-        blocks = images.reshape(-1, 8, 4, 8, 4, 3).mean(axis=(2, 4))
-        return blocks.reshape(len(images), -1)
-
-    model = NearestCentroid().fit(coarse_pixels(synthetic.x_train), synthetic.y_train)
-    predicted = model.predict(coarse_pixels(synthetic.x_test))
-    assert 0.2 < np.mean(predicted == synthetic.y_test) < 0.7
-    assert np.mean(COARSE_OF_FINE[predicted] == synthetic.coarse_test) > 0.5
-
-
-def test_classes_of_a_superclass_resemble_each_other(synthetic):
-    means = np.stack([synthetic.x_train[synthetic.y_train == c].mean(axis=0) for c in range(100)])
-    means = means.reshape(100, -1)
-    distances = np.linalg.norm(means[:, None] - means, axis=2)
-    same = COARSE_OF_FINE[:, None] == COARSE_OF_FINE
-    within = distances[same & ~np.eye(100, dtype=bool)]
-    assert 0 < within.mean() < 0.7 * distances[~same].mean()
-    assert within.min() > 0.1 * distances[~same].mean(), "two classes look the same"
 
 
 @pytest.mark.parametrize("size", [0, -100, 150])
