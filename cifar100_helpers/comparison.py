@@ -10,14 +10,15 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 
 from .errors import RunError
+from .results import PUBLISHED
 
 
 def choose_runs(runs, first="", second=""):
     """Return the two `runs` named `first` and `second`, as a pair of `Run`.
 
-    An empty name stands for the run with the highest top-1 among the ResNets (first) or Xceptions
-    (second). Raises `RunError` if there is no such run, if both are the same one, or if they did
-    not predict the same images.
+    An empty name stands for the most accurate run of the published ResNet (first) or Xception
+    (second), if there is one, else of any of that kind. Raises `RunError` if there is no such run,
+    if both are the same one, or if they did not predict the same images.
     """
     a, b = _choose(runs, first, "resnet"), _choose(runs, second, "xception")
     if a is b:
@@ -39,7 +40,9 @@ def _choose(runs, name, family):
             f"There is no run with the {key} {wanted} among the records ({there}): make one, "
             "or name two of these in first_run and second_run."
         )
-    return max(candidates, key=lambda run: run.record["metrics"]["top1"])
+    sizes = [figures["parameter_count"] for figures in PUBLISHED]
+    published = [run for run in candidates if run.record["parameter_count"] in sizes]
+    return max(published or candidates, key=lambda run: run.record["metrics"]["top1"])
 
 
 def is_right(run):

@@ -52,8 +52,8 @@ RULES = {  # a parameter's name: (whether a value fits, what the value must be)
     "results_dir": _of(str, "a folder in quotes"),
     "run_name": (_is_name, "a folder's name of letters, digits, '.', '_' and '-'"),
     "picture": _of(str, "the path of a picture in quotes, or '' for a sample photograph"),
-    "first_run": _of(str, "the name of a run in quotes, or '' for the best ResNet"),
-    "second_run": _of(str, "the name of a run in quotes, or '' for the best Xception"),
+    "first_run": _of(str, "the name of a run in quotes, or '' for a ResNet"),
+    "second_run": _of(str, "the name of a run in quotes, or '' for an Xception"),
 }
 
 

@@ -33,7 +33,7 @@ def noisy(strength, *, seed=0, labels=LABELS):
 def make_run(name="a", model="resnet", probabilities=None, labels=LABELS, held_out=0, **record):
     probabilities = noisy(2) if probabilities is None else probabilities
     top1 = float(np.mean(probabilities.argmax(axis=1) == labels))
-    record = {"name": name, "model": model, "dataset": "cifar100"} | record
+    record = {"name": name, "model": model, "dataset": "cifar100", "parameter_count": 9} | record
     return Run(
         record | {"metrics": {"top1": top1}},
         probabilities,
@@ -53,6 +53,8 @@ def test_best_run_of_each_family_is_compared_unless_others_are_named():
     assert [run.record["name"] for run in choose_runs(runs)] == ["strong", "pretrained"]
     assert choose_runs(runs, "weak") == (runs[0], runs[2])
     assert choose_runs(runs, "strong", "weak") == (runs[1], runs[0])
+    runs += [make_run("published", probabilities=noisy(2), parameter_count=46_203_236)]
+    assert choose_runs(runs) == (runs[3], runs[2])
 
 
 def test_missing_run_is_one_sentence():
