@@ -70,6 +70,7 @@ def finish(name, tiny, deadline):
     source, settings = ROOT / "notebooks" / f"{notebook}.ipynb", folder / f"{name}.yaml"
     parameters = all_parameters(source, profile)
     parameters |= {"run_name": name, "results_dir": str(run_dir.parent)}
+    parameters["precision"] = "mixed_bfloat16"  # tensor cores multiply several times faster in it
     parameters |= {key: value for key, value in TINY.items() if tiny and key in parameters}
     settings.write_text(yaml.safe_dump(parameters))
     command = ["papermill", source, executed, "-f", settings, "--log-output", "--no-progress-bar"]
