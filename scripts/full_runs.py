@@ -1,4 +1,4 @@
-"""Run the published and the modern recipe of both networks on a GPU, in pieces that resume.
+"""Run what needs a GPU: the published and the modern recipes, in mixed bfloat16.
 
     python scripts/full_runs.py                    # all of them, one after the other
     python scripts/full_runs.py --minutes 9        # a piece of it; exit status 3: call it again
