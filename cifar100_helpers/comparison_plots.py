@@ -142,7 +142,7 @@ def plot_classes(first, second, names, *, count=6, ax=None):
             side = "right" if sign > 0 else "left"
             _annotate(ax, (x[i], y[i]), (x[i] - 4 * sign, height), readable(names[i]), side)
     lowest = min(np.nanmin(x), np.nanmin(y))
-    ax.set(xlim=(lowest - 14, 104), ylim=(lowest - 4, 104), aspect="equal")
+    ax.set(xlim=(lowest - 14, 114), ylim=(lowest - 4, 104), aspect="equal")
     ax.set_xlabel(f"images of a class that {_name(first)} recognises, %")
     ax.set_ylabel(f"images of a class that {_name(second)} recognises, %")
     ax.set_title("Which classes gain and which lose")
