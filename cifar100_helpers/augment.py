@@ -25,11 +25,11 @@ def training_set(cifar, *, copies, validation_size, train_limit=0, seed=0):
     of `augmented_copies`, and a pair (images, labels) held out, None if `validation_size` is 0.
     Raises ParameterError for impossible sizes.
     """
-    chosen, held_out = train_validation_split(
+    chosen, validation = train_validation_split(
         cifar.y_train, validation_size, train_limit=train_limit, seed=seed
     )
     x, y = augmented_copies(cifar.x_train[chosen], cifar.y_train[chosen], copies=copies, seed=seed)
-    return x, y, (cifar.x_train[held_out], cifar.y_train[held_out]) if validation_size else None
+    return x, y, (cifar.x_train[validation], cifar.y_train[validation]) if validation_size else None
 
 
 def augmented_copies(

@@ -7,10 +7,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
-from .comparison import average_probabilities, calibrate, count_agreement, coverage_curve, is_right
 from .evaluation import (
+    average_probabilities,
+    calibrate,
     class_accuracy,
+    count_agreement,
+    coverage_curve,
     expected_calibration_error,
+    is_correct,
     reliability_bins,
     superclass_accuracy,
 )
@@ -109,7 +113,7 @@ def spread(heights, gap):
 def plot_agreement(first, second, ax=None):
     """Draw how many images both runs get right, only one of them, and neither, as one bar."""
     ax = ax or new_axes(8, 1.6)
-    counts = count_agreement(is_right(first), is_right(second))
+    counts = count_agreement(is_correct(first), is_correct(second))
     labels = ("both right", f"only {_name(first)}", f"only {_name(second)}", "neither")
     colours = (_PALE, *colours_of(first, second), "#444444")
     left = 0
@@ -216,13 +220,13 @@ def plot_coverage(first, second, ax=None):
     return ax
 
 
-def plot_only_one_right(images, right, wrong, names, *, count=10):
+def plot_only_one_correct(images, right, wrong, names, *, count=10):
     """Draw test `images` that the run `right` gets right and `wrong` does not.
 
     Those about which `wrong` is surest come first. `images`: uint8 (n, height, width, 3).
     """
     seen, confidence = _likeliest(wrong.probabilities)
-    chosen = _surest(is_right(right) & ~is_right(wrong), confidence, count)
+    chosen = _surest(is_correct(right) & ~is_correct(wrong), confidence, count)
     titles = [
         readable(f"{names[right.labels[i]]}\nnot “{names[seen[i]]}” {confidence[i]:.0%}")
         for i in chosen
@@ -237,7 +241,7 @@ def plot_both_wrong(cifar, first, second, *, count=6, examples=4):
     What they saw is the likeliest class of their average; the surest come first.
     """
     seen, confidence = _likeliest(average_probabilities(first, second))
-    wrong = ~is_right(first) & ~is_right(second) & (seen != first.labels)
+    wrong = ~is_correct(first) & ~is_correct(second) & (seen != first.labels)
     images, titles = [], []
     for i in _surest(wrong, confidence, count):
         label = first.labels[i]

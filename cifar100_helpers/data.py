@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import socket
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -15,7 +17,36 @@ import numpy as np
 
 from .errors import DatasetError, ParameterError, in_one_line
 from .runtime import progress_bar
-from .synthetic import Cifar100, load_synthetic
+from .synthetic import IMAGE_SIZE as IMAGE_SIZE
+from .synthetic import draw_sets
+
+SUPERCLASSES = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
+COARSE_NAMES = tuple(SUPERCLASSES)
+FINE_NAMES = tuple(sorted(itertools.chain(*SUPERCLASSES.values())))
+COARSE_OF_FINE = np.array(
+    [[name in members for members in SUPERCLASSES.values()].index(True) for name in FINE_NAMES]
+)
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 OFFICIAL_MD5 = {
@@ -30,6 +61,38 @@ _FILES = ("train", "test", "meta")
 _FOLDER = "cifar-100-python"  # in the archive
 _CACHED = "cifar-100-python-target"  # where keras.datasets.cifar100 unpacks it
 _TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cifar100:
+    """Images, labels and class names of CIFAR-100 or of its synthetic stand-in, all read-only.
+
+    `x_train`, `x_test`: (N, 32, 32, 3) uint8 RGB. `y_train`, `y_test`: (N,) int64, 0 to 99.
+    `coarse_train`, `coarse_test`: (N,) int64 superclasses, 0 to 19. `fine_names`, `coarse_names`:
+    100 and 20 strings. `coarse_of_fine`: (100,) int64, the superclass of each class. `name`:
+    "cifar100" or "synthetic". Source: Krizhevsky, "Learning Multiple Layers of Features from
+    Tiny Images", 2009.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    coarse_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    coarse_test: np.ndarray
+    fine_names: tuple
+    coarse_names: tuple
+    coarse_of_fine: np.ndarray
+    name: str
+
+    def __post_init__(self):
+        for value in vars(self).values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+
+    def __repr__(self):
+        sizes = f"{len(self.y_train):,} training and {len(self.y_test):,} test images"
+        return f"<Cifar100 {self.name!r}: {sizes}>"
 
 
 def load(dataset, data_dir="", *, seed=0, small=False):
@@ -65,6 +128,24 @@ def load_cifar100(data_dir=None):
     fine_names = tuple(name.decode() for name in meta[b"fine_label_names"])
     coarse_names = tuple(name.decode() for name in meta[b"coarse_label_names"])
     return Cifar100(*train, *test, fine_names, coarse_names, coarse_of_fine, "cifar100")
+
+
+def load_synthetic(*, train_size=50_000, test_size=10_000, seed=0):
+    """Draw a `Cifar100` named "synthetic", the same for the same `seed`.
+
+    Sizes are multiples of 100, for equally many images of every class; others raise ParameterError.
+    """
+    for parameter, size in (("train_size", train_size), ("test_size", test_size)):
+        if size <= 0 or size % len(FINE_NAMES):
+            raise ParameterError(
+                f"{parameter} is {size!r}: give a multiple of {len(FINE_NAMES)}, "
+                "equally many images of every class."
+            )
+    train, test = (
+        (images, labels, COARSE_OF_FINE[labels])
+        for images, labels in draw_sets((train_size, test_size), COARSE_OF_FINE, seed)
+    )
+    return Cifar100(*train, *test, FINE_NAMES, COARSE_NAMES, COARSE_OF_FINE.copy(), "synthetic")
 
 
 def train_validation_split(labels, validation_size, *, train_limit=0, seed=0):

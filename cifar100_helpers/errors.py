@@ -39,7 +39,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def stoppable(advice):
+def explain_interrupt(advice):
     """Turn an interrupt into `Stopped` with the sentence `advice`, which says how to continue.
 
     A decorator or a `with` block. A traceback would show 600 lines of Keras and its backend.

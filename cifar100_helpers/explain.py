@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_image
 
 from .errors import ParameterError, in_one_line
 from .plots import plot_images, readable
-from .results import project_path
+from .storage import places
 
 SIDE = 32
 
@@ -32,10 +32,10 @@ def load_picture(path=""):
 
 
 def _read(path):
-    places = dict.fromkeys([Path(path).expanduser().absolute(), project_path(path).absolute()])
-    file = next(filter(Path.is_file, places), None)
+    looked_at = places(path)
+    file = next(filter(Path.is_file, looked_at), None)
     if file is None:
-        looked = " or ".join(map(str, places))
+        looked = " or ".join(map(str, looked_at))
         raise ParameterError(f"There is no picture {looked}: give the path of a picture.")
     try:
         with Image.open(file) as opened:

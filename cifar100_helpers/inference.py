@@ -10,20 +10,20 @@ import keras
 import numpy as np
 
 from .augment import RandomTransforms
-from .errors import stoppable
-from .resnet import Shrink
-from .runtime import batch_parts, progress_bar
-from .storage import alone, load_arrays, written_whole
+from .errors import explain_interrupt
+from .resnet import Downscale
+from .runtime import device_count, progress_bar
+from .storage import atomic_path, exclusive_lock, load_arrays
 
-TRAINING_ONLY = (RandomTransforms, Shrink)
+TRAINING_ONLY = (RandomTransforms, Downscale)
 # Settings that change nothing in inference. Keras numbers layers: names differ between models.
 WITHOUT_EFFECT = ("name", "seed", "trainable")
 
 
-@stoppable("run this again, and it starts anew.")
+@explain_interrupt("run this again, and it starts anew.")
 def predict(model, images, *, batch_size=128):
     """Return the outputs of `model` for uint8 `images` (n, height, width, 3), as float (n, …)."""
-    parts = batch_parts()
+    parts = device_count()
     # Repeated at the end if every device must get the same number; the surplus is cut off.
     surplus = -len(images) % parts
     filled = np.resize(images, (len(images) + surplus, *images.shape[1:])) if surplus else images
@@ -55,7 +55,7 @@ def frozen_features(network, images, layer_name, folder):
     """
     frozen = keras.Model(network.input, network.get_layer(layer_name).output)
     file = Path(folder) / f"{_key(frozen, images)}.npz"
-    with alone(file.with_suffix(".lock"), "computes the same features in"):
+    with exclusive_lock(file.with_suffix(".lock"), "computes the same features in"):
         try:
             cached = load_arrays(file)
         except (FileNotFoundError, ValueError):
@@ -65,7 +65,7 @@ def frozen_features(network, images, layer_name, folder):
             dtype = "float32" if frozen.output.dtype == "float32" else "float16"
             seconds = time.perf_counter() - start
             cached = {"features": features.astype(dtype, copy=False), "seconds": seconds}
-            with written_whole(file) as unfinished:
+            with atomic_path(file) as unfinished:
                 np.savez(unfinished, **cached)
     return cached["features"], float(cached["seconds"])
 

@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from .runtime import batch_parts, fused_batch_norm
+from .runtime import device_count, fused_batch_norm
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
@@ -19,7 +19,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def __init__(self, momentum=0.9, **options):
-        if keras.backend.backend() == "tensorflow" and batch_parts() > 1:
+        if keras.backend.backend() == "tensorflow" and device_count() > 1:
             options.setdefault("synchronized", True)  # statistics of the whole batch, not of a part
         super().__init__(momentum=momentum, **options)
 
@@ -47,7 +47,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
-class Shrink(layers.Layer):
+class Downscale(layers.Layer):
     """Shrinks images to `side` pixels in training, if that is set: small images cost less."""
 
     side = None
@@ -58,10 +58,10 @@ class Shrink(layers.Layer):
         return ops.image.resize(ops.cast(images, "float32"), (self.side, self.side))
 
 
-def shrink_images(model, side):
+def downscale_images(model, side):
     """Let `model` be trained on images of `side` pixels from now on; None: on whole ones."""
     for layer in model.layers:
-        if isinstance(layer, Shrink) and layer.side != side:
+        if isinstance(layer, Downscale) and layer.side != side:
             layer.side = side
             model.make_train_function(force=True)  # it was compiled for the size before
 
@@ -106,7 +106,7 @@ def build_resnet(
     """
     images = keras.Input(input_shape, dtype="uint8", name="images")
     x = augmentation(images) if augmentation else images
-    x = Shrink(name="stem_shrink")(x)
+    x = Downscale(name="stem_downscale")(x)
     x = layers.Rescaling(1 / 255, name="stem_rescale")(x)
 
     x = layers.Conv2D(width, 3, padding="same", name="stem_conv")(x)

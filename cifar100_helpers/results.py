@@ -14,7 +14,7 @@ from .evaluation import evaluate
 from .inference import TRAINING_ONLY, predict
 from .resnet import BatchNormalization
 from .runtime import describe
-from .storage import alone, load_arrays, write_json, written_whole
+from .storage import atomic_path, exclusive_lock, load_arrays, write_json
 from .xception import InferenceMode
 
 SCHEMA = 3
@@ -27,7 +27,7 @@ PUBLISHED = (
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class RecordedRun:
     """A recorded run: `record` as in `run.json`, and what it predicted.
 
     For the test set: `probabilities`, float32 (n, classes), `labels`, int (n,), and
@@ -43,17 +43,6 @@ class Run:
     validation_labels: np.ndarray
 
 
-def project_path(folder):
-    """Return `folder` as a path; a relative one starts at the project's root.
-
-    The root is the nearest folder with a pyproject.toml at or above the working directory, which is
-    the notebook's folder in JupyterLab and the caller's under papermill.
-    """
-    here = Path.cwd()
-    roots = (path for path in (here, *here.parents) if (path / "pyproject.toml").exists())
-    return next(roots, here) / Path(folder).expanduser()
-
-
 def save_network(model, run_dir):
     """Write the trained `model` to `run_dir`/model.keras and return what was written.
 
@@ -67,7 +56,7 @@ def save_network(model, run_dir):
     )
     network.set_weights(model.get_weights())
     file = Path(run_dir) / "model.keras"
-    with written_whole(file) as unfinished:
+    with atomic_path(file) as unfinished:
         network.save(unfinished)
     print(f"the trained network: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
     return network
@@ -91,29 +80,29 @@ def _call_in_inference(layer, *inputs, **options):
     return inputs[0] if isinstance(layer, TRAINING_ONLY) else layer(*inputs, **options)
 
 
-def test_once(run_dir, model, state, cifar, validation=None):
+def finish_run(run_dir, model, state, cifar, validation=None):
     """Save the trained `model`, predict the test set of `cifar` with what was saved, and record it.
 
     `state`: what `train` returned; `validation`: a pair of images and labels held out, or None.
-    Returns the `Run`.
+    Returns the `RecordedRun`.
     """
     network = save_network(model, run_dir)
-    held_out = validation and (predict(network, validation[0]), validation[1])
-    return save_run(run_dir, network, state, cifar, predict(network, cifar.x_test), held_out)
+    validation = validation and (predict(network, validation[0]), validation[1])
+    return save_run(run_dir, network, state, cifar, predict(network, cifar.x_test), validation)
 
 
-def save_run(run_dir, network, state, cifar, probabilities, held_out=None):
-    """Write the record of a finished run into `run_dir` and return it as a `Run`.
+def save_run(run_dir, network, state, cifar, probabilities, validation=None):
+    """Write the record of a finished run into `run_dir` and return it as a `RecordedRun`.
 
     `network`: see `save_network`; `state`: what `train` returned; `probabilities`, float (n,
-    classes), are of the test set of `cifar`; `held_out`: a pair of probabilities and labels of the
-    images held out, or None. Metrics are computed from the probabilities as stored, in float16.
+    classes), are of the test set of `cifar`; `validation`: a pair of probabilities and labels of
+    the validation images, or None. Metrics are computed from the probabilities as stored, in float16.
     `run.json` is written last: with it, the record is whole. Raises RunError if another process
     works in `run_dir`, or if it cannot be written.
     """
     run_dir, labels = Path(run_dir), cifar.y_test
     stored, near_duplicate = np.asarray(probabilities, np.float16), mark_near_duplicates(cifar)
-    validation_probabilities, validation_labels = held_out or (stored[:0], labels[:0])
+    validation_probabilities, validation_labels = validation or (stored[:0], labels[:0])
     record = {
         "schema": SCHEMA,
         "name": run_dir.name,
@@ -128,8 +117,8 @@ def save_run(run_dir, network, state, cifar, probabilities, held_out=None):
         "petaflops": float(f"{state['petaflops']:.4g}"),
         "machine": describe(),
     }
-    with alone(run_dir / "lock", "works in"):
-        with written_whole(run_dir / "predictions.npz") as unfinished:
+    with exclusive_lock(run_dir / "lock", "works in"):
+        with atomic_path(run_dir / "predictions.npz") as unfinished:
             np.savez_compressed(
                 unfinished,
                 probabilities=stored,
@@ -153,7 +142,7 @@ def load_run(run_dir):
         arrays = load_arrays(run_dir / "predictions.npz")
         for name in ("probabilities", "validation_probabilities"):
             arrays[name] = arrays[name].astype(np.float32)
-        return Run(record, **arrays)
+        return RecordedRun(record, **arrays)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise RunError(f"{run_dir} holds no finished run: {missing} is missing.") from None
@@ -162,7 +151,7 @@ def load_run(run_dir):
 
 
 def load_runs(results_dir):
-    """Read every record in `results_dir`: a list of `Run`, in the order of their names.
+    """Read every record in `results_dir`: a list of `RecordedRun`, in the order of their names.
 
     Raises RunError if there is none, or if one is damaged or outdated.
     """
@@ -173,6 +162,38 @@ def load_runs(results_dir):
             "folder that they write to (runs, unless you chose another)."
         )
     return [load_run(folder) for folder in folders]
+
+
+def choose_runs(runs, first="", second=""):
+    """Return the two `runs` named `first` and `second`, as a pair of `RecordedRun`.
+
+    An empty name stands for the most accurate run of the published ResNet (first) or Xception
+    (second), if there is one, else of any of that kind. Raises `RunError` if there is no such run,
+    if both are the same one, or if they did not predict the same images.
+    """
+    a, b = _choose(runs, first, "resnet"), _choose(runs, second, "xception")
+    if a is b:
+        raise RunError(f"{a.record['name']} cannot be compared with itself: name two runs.")
+    if a.record["dataset"] != b.record["dataset"] or not np.array_equal(a.labels, b.labels):
+        raise RunError(
+            f"{a.record['name']} and {b.record['name']} did not predict the same images: "
+            "compare two runs on the same test set."
+        )
+    return a, b
+
+
+def _choose(runs, name, family):
+    key, wanted = ("name", name) if name else ("model", family)
+    candidates = [run for run in runs if run.record[key] == wanted]
+    if not candidates:
+        there = ", ".join(run.record["name"] for run in runs)
+        raise RunError(
+            f"There is no run with the {key} {wanted} among the records ({there}): make one, "
+            "or name two of these in first_run and second_run."
+        )
+    sizes = [figures["parameter_count"] for figures in PUBLISHED]
+    published = [run for run in candidates if run.record["parameter_count"] in sizes]
+    return max(published or candidates, key=lambda run: run.record["metrics"]["top1"])
 
 
 # Tables of runs in Markdown: what each run reached, and what it cost

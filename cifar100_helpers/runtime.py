@@ -83,7 +83,7 @@ def divide_batches(devices):
         tf.distribute.experimental_set_strategy(tf.distribute.MirroredStrategy(devices))
 
 
-def batch_parts():
+def device_count():
     """Return the number of devices that every batch is divided among; 1 if it stays whole."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -106,7 +106,7 @@ def describe():
     versions = {name: importlib.import_module(name).__version__ for name in modules}
     return {
         "device": gpus[0] if gpus else cpu,
-        "gpus": batch_parts() if gpus else 0,
+        "gpus": device_count() if gpus else 0,
         "cores": cores,
         "backend": keras.backend.backend(),
         "versions": {"python": platform.python_version(), **versions},
@@ -120,7 +120,7 @@ def fused_batch_norm(x, *, scale, offset, mean, variance, epsilon, training):
     normalized with: those of the batch in `training`, else the given ones. Returns None if there
     is no such kernel (other backends) or if batches are divided, as it sees one part only.
     """
-    if keras.backend.backend() != "tensorflow" or batch_parts() > 1:
+    if keras.backend.backend() != "tensorflow" or device_count() > 1:
         return None
     import tensorflow as tf
 

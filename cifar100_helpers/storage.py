@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one process at a time works in."""
+"""Where files lie, files that are whole or not there, and folders that one process works in."""
 
 import contextlib
 import json
@@ -8,11 +8,43 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from .errors import RunError
+from .errors import ParameterError, RunError
+
+
+def project_path(path):
+    """Return `path` as an absolute `Path`; a relative one starts at the project's root.
+
+    The root is the nearest folder with a pyproject.toml at or above the working directory, which is
+    the notebook's folder in JupyterLab and the caller's under papermill. Raises ParameterError if
+    `path` starts with the home of an unknown user.
+    """
+    here = Path.cwd()
+    roots = (folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists())
+    return next(roots, here) / _expanded(path)
+
+
+def places(path):
+    """Return the paths at which a file or folder that a user names as `path` may lie.
+
+    A relative one may start at the working directory or at the project's root. Errors as in
+    `project_path`.
+    """
+    return list(dict.fromkeys([Path.cwd() / _expanded(path), project_path(path)]))
+
+
+def _expanded(path):
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise ParameterError(
+            f"{path} starts in the home of {user[1:]}, who is no user of this machine: "
+            "write the whole path."
+        ) from None
 
 
 @contextlib.contextmanager
-def alone(file, work):
+def exclusive_lock(file, work):
     """Hold the lock `file`, in a folder that is made if it is missing.
 
     Raises RunError if another process holds it (`work` says what that one does) or if the folder
@@ -36,7 +68,7 @@ def alone(file, work):
 
 
 @contextlib.contextmanager
-def written_whole(file):
+def atomic_path(file):
     """Give the path of an unfinished file, which replaces `file` when it is whole and on the disk.
 
     Until then `file` is the old one. Raises RunError if it cannot be written; nothing unfinished is
@@ -58,7 +90,7 @@ def written_whole(file):
 
 def write_json(file, content):
     """Write `content` to `file` as JSON in one step: the file is the old one or the new one."""
-    with written_whole(file) as unfinished:
+    with atomic_path(file) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .errors import ParameterError, RunError, stoppable
+from .errors import ParameterError, RunError, explain_interrupt
 from .inference import forward_flops, frozen_features, layers_after
 from .recipes import compile_phase
-from .resnet import shrink_images
-from .runtime import batch_parts, describe, progress_bar
-from .storage import alone, load_arrays, write_json, written_whole
+from .resnet import downscale_images
+from .runtime import describe, device_count, progress_bar
+from .storage import atomic_path, exclusive_lock, load_arrays, write_json
 
 STATE_FILE = "checkpoint.json"
 HOUR = 3600  # seconds; a longer phase is announced
 TIMED_SECONDS = 10  # after the first step, which compiles
 
 
-@stoppable("run this again, and training goes on after the last whole epoch.")
+@explain_interrupt("run this again, and training goes on after the last whole epoch.")
 def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validation_data=None):
     """Train `model` phase by phase and return the state of the run, a dict.
 
@@ -39,7 +39,7 @@ def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validat
     _check_division(len(x), batch_size)
     if validation_data:
         _check_division(len(validation_data[0]), batch_size)
-    with alone(run_dir / "lock", "trains in"):
+    with exclusive_lock(run_dir / "lock", "trains in"):
         state = _load_state(run_dir, parameters, phases) or _fresh_state(parameters, phases)
         before = model.get_weights()
         try:
@@ -73,7 +73,7 @@ def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_dat
             state["petaflops"] += cost["petaflops"]
         start = time.perf_counter()
         done = epoch - plan.index(number)  # epochs of this phase
-        shrink_images(part, phase.image_size(done))
+        downscale_images(part, phase.image_size(done))
         costs = [_share_of_pixels(phase, later, x) for later in range(done, phase.epochs)]
         batches = ShuffledBatches(inputs, y, batch_size, (seed, epoch), part.output_shape[-1])
         # Closed even if the stop button is pressed: Keras does not tell its callbacks.
@@ -90,7 +90,7 @@ def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_dat
 
 
 def _check_division(images, batch_size):
-    parts = batch_parts()
+    parts = device_count()
     if batch_size % parts or images % batch_size % parts:
         raise ParameterError(
             f"{images:,} images in batches of {batch_size} cannot be divided evenly among {parts} "
@@ -240,7 +240,7 @@ def _save_checkpoint(run_dir, model, state):
     """
     weights_file = f"epoch_{state['epochs_done']:03d}.npz"
     # Not by Keras: its HDF5 writer takes the process down when the disk is full.
-    with written_whole(run_dir / weights_file) as unfinished:
+    with atomic_path(run_dir / weights_file) as unfinished:
         np.savez(unfinished, *map(keras.ops.convert_to_numpy, _variables(model)))
     write_json(run_dir / STATE_FILE, state | {"weights_file": weights_file})
     for pattern in ("epoch_[0-9]*.npz", "unfinished_epoch_[0-9]*.npz"):

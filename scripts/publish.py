@@ -17,7 +17,7 @@ import papermill
 import yaml
 
 from cifar100_helpers.results import load_run, load_runs, runs_table
-from cifar100_helpers.storage import alone, written_whole
+from cifar100_helpers.storage import atomic_path, exclusive_lock
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = (
@@ -73,7 +73,7 @@ def store(notebook, target):
             counted.execution_count = count
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    with written_whole(target) as unfinished:
+    with atomic_path(target) as unfinished:
         nbformat.write(notebook, unfinished)
 
 
@@ -81,12 +81,12 @@ def publish_record(run_dir, results=ROOT / "results", *, with_model=False):
     """Copy the record of the run in `run_dir` into `results`, and its trained network if asked."""
     target = results / run_dir.name
     target.mkdir(parents=True, exist_ok=True)
-    with alone(run_dir / "lock", "works in"):
+    with exclusive_lock(run_dir / "lock", "works in"):
         load_run(run_dir)  # raises RunError if it is damaged
         (target / "run.json").unlink(missing_ok=True)  # it comes last: then the record is whole
         (target / "model.keras").unlink(missing_ok=True)
         for name in ("predictions.npz", *["model.keras"] * with_model, "run.json"):
-            with written_whole(target / name) as unfinished:
+            with atomic_path(target / name) as unfinished:
                 shutil.copyfile(run_dir / name, unfinished)
 
 

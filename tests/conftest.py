@@ -5,8 +5,7 @@ import os
 import matplotlib.pyplot as plt
 import pytest
 
-from cifar100_helpers.data import load_cifar100
-from cifar100_helpers.synthetic import load_synthetic
+from cifar100_helpers.data import load_cifar100, load_synthetic
 
 import keras  # isort: skip  (after the package, which sets how its backend computes)
 

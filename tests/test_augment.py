@@ -32,14 +32,14 @@ def smooth(count):
 
 
 def test_no_copy_of_an_image_held_out_is_trained_on(synthetic):
-    x, y, (held_out, labels) = training_set(
+    x, y, (validation, labels) = training_set(
         synthetic, copies=1, validation_size=200, train_limit=300, seed=1
     )
-    assert len(x) == len(y) == 600 and len(held_out) == len(labels) == 200
+    assert len(x) == len(y) == 600 and len(validation) == len(labels) == 200
     known = {image.tobytes() for image in x[:300]}
     originals = {image.tobytes(): i for i, image in enumerate(synthetic.x_train)}
     assert known <= originals.keys()
-    assert known.isdisjoint(image.tobytes() for image in held_out)
+    assert known.isdisjoint(image.tobytes() for image in validation)
     indices = [originals[image.tobytes()] for image in x[:300]]
     np.testing.assert_array_equal(y[:300], synthetic.y_train[indices])
     np.testing.assert_array_equal(y[300:], y[:300])

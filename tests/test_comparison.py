@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cifar100_helpers.comparison import (
+from cifar100_helpers.errors import RunError
+from cifar100_helpers.evaluation import (
     accuracy_at_coverage,
     apply_temperature,
     calibrate,
@@ -13,10 +14,9 @@ from cifar100_helpers.comparison import (
     coverage_curve,
     difference_interval,
     fit_temperature,
-    is_right,
+    is_correct,
     mcnemar_p_value,
 )
-from cifar100_helpers.errors import RunError
 from cifar100_helpers.results import Run
 
 LABELS = np.tile(np.arange(10), 30)
@@ -30,7 +30,7 @@ def noisy(strength, *, seed=0, labels=LABELS):
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def make_run(name="a", model="resnet", probabilities=None, labels=LABELS, held_out=0, **record):
+def make_run(name="a", model="resnet", probabilities=None, labels=LABELS, validation=0, **record):
     probabilities = noisy(2) if probabilities is None else probabilities
     top1 = float(np.mean(probabilities.argmax(axis=1) == labels))
     record = {"name": name, "model": model, "dataset": "cifar100", "parameter_count": 9} | record
@@ -39,8 +39,8 @@ def make_run(name="a", model="resnet", probabilities=None, labels=LABELS, held_o
         probabilities,
         labels,
         np.zeros(len(labels), bool),
-        noisy(1, seed=5)[:held_out],
-        LABELS[:held_out],
+        noisy(1, seed=5)[:validation],
+        LABELS[:validation],
     )
 
 
@@ -79,7 +79,7 @@ def test_runs_on_other_images_are_refused_by_name(change):
 def test_right_is_where_the_label_is_likeliest():
     probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])  # a tie: the first class
     run = make_run(probabilities=probabilities, labels=np.array([0, 0, 1]))
-    np.testing.assert_array_equal(is_right(run), [True, False, False])
+    np.testing.assert_array_equal(is_correct(run), [True, False, False])
 
 
 def pair(both, first, second, neither):
@@ -147,13 +147,13 @@ def test_temperature_undoes_what_made_a_model_too_confident(sharpness):
 
 
 def test_calibration_looks_at_held_out_images_only():
-    run = make_run(held_out=200)
+    run = make_run(validation=200)
     temperature, probabilities = calibrate(run)
     assert temperature == fit_temperature(run.validation_probabilities, run.validation_labels)
     np.testing.assert_array_equal(probabilities, apply_temperature(run.probabilities, temperature))
-    hopeless = make_run(labels=(LABELS + 1) % 10, held_out=200)
+    hopeless = make_run(labels=(LABELS + 1) % 10, validation=200)
     assert calibrate(hopeless)[0] == temperature
-    assert calibrate(make_run(held_out=0)) is None
+    assert calibrate(make_run(validation=0)) is None
 
 
 def test_coverage_curve_equals_a_slow_count():

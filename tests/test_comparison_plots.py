@@ -7,24 +7,26 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from cifar100_helpers import comparison_plots
+from cifar100_helpers.data import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 from cifar100_helpers.results import Run
-from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 
 LABELS = np.tile(np.arange(100), 5)
 FIRST_WRONG = {3: 7, 10: 11}  # class: what the first run sees in it, the second in half of its own
 SECOND_WRONG = {20: 21, 10: 12}
 
 
-def make_run(name, model, seen, *, held_out=0, **record):
+def make_run(name, model, seen, *, validation=0, **record):
     probabilities = (0.8 * np.eye(100)[seen] + 0.002).astype(np.float32)
     top1 = float(np.mean(seen == LABELS))
     metrics = {"top1": top1, "top1_interval": [top1 - 0.02, top1 + 0.01]}
     metrics["top1_without_duplicates"] = top1 - 0.03
     record = {"name": name, "model": model, "dataset": "cifar100", "metrics": metrics} | record
     record["petaflops"] = 0.5
-    held_out = slice(0, held_out)
+    validation = slice(0, validation)
     duplicates = np.zeros(500, bool)
-    return Run(record, probabilities, LABELS, duplicates, probabilities[held_out], LABELS[held_out])
+    return Run(
+        record, probabilities, LABELS, duplicates, probabilities[validation], LABELS[validation]
+    )
 
 
 def seen_with(mistakes):
@@ -38,7 +40,7 @@ def first():
 
 @pytest.fixture
 def second():
-    return make_run("b", "xception", seen_with(SECOND_WRONG), held_out=200)
+    return make_run("b", "xception", seen_with(SECOND_WRONG), validation=200)
 
 
 def texts(artists):
@@ -165,7 +167,7 @@ def index_of(ax):
 def test_images_only_one_run_recognises_come_surest_first(first, second):
     mistake = 303  # of class 3, which the first run takes for 7
     first.probabilities[mistake, 7] = 0.95
-    axes = comparison_plots.plot_only_one_right(pictures(), second, first, FINE_NAMES, count=4)
+    axes = comparison_plots.plot_only_one_correct(pictures(), second, first, FINE_NAMES, count=4)
     assert [index_of(ax) for ax in axes] == [303, 3, 103, 203]
     assert axes[0].get_title() == f"{FINE_NAMES[3]}\nnot “{FINE_NAMES[7]}” 95%".replace("_", " ")
 

@@ -19,9 +19,14 @@ import pytest
 from keras.src.datasets.cifar import load_batch
 
 from cifar100_helpers import data
-from cifar100_helpers.data import load_cifar100, train_validation_split
+from cifar100_helpers.data import (
+    COARSE_NAMES,
+    COARSE_OF_FINE,
+    FINE_NAMES,
+    load_cifar100,
+    train_validation_split,
+)
 from cifar100_helpers.errors import DatasetError, ParameterError
-from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 
 FILES = ("train", "test", "meta")
 CLOSED = "http://127.0.0.1:9/closed"  # nobody listens there

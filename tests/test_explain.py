@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from cifar100_helpers import explain
+from cifar100_helpers.data import FINE_NAMES
 from cifar100_helpers.errors import ParameterError
-from cifar100_helpers.synthetic import FINE_NAMES
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from cifar100_helpers import training
+from cifar100_helpers.data import load_synthetic
 from cifar100_helpers.errors import RunError, Stopped
 from cifar100_helpers.inference import frozen_features
 from cifar100_helpers.recipes import Phase
 from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.results import load_run, save_network, save_run
-from cifar100_helpers.synthetic import load_synthetic
 from cifar100_helpers.training import train
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from cifar100_helpers import plots
-from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
+from cifar100_helpers.data import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
 
 HISTORY = {
     "epoch": [1, 2, 3, 4],

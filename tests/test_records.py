@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
+from cifar100_helpers.data import COARSE_NAMES, COARSE_OF_FINE
 from cifar100_helpers.evaluation import evaluate
 from cifar100_helpers.explain import load_picture
 from cifar100_helpers.recipes import Phase, resnet_phases, xception_phases
 from cifar100_helpers.results import load_run
-from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE
 
 ROOT = Path(__file__).parent.parent
 RECORDS = sorted(file.parent for file in (ROOT / "results").glob("*/run.json"))

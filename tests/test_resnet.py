@@ -4,7 +4,7 @@ import pytest
 
 from cifar100_helpers.resnet import (
     BatchNormalization,
-    Shrink,
+    Downscale,
     build_resnet,
     describe_stages,
 )
@@ -108,7 +108,7 @@ def test_stages_are_described_in_order_and_add_up():
 @pytest.mark.every_backend
 def test_images_shrink_in_training_alone():
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    shrink = Shrink()
+    shrink = Downscale()
     shrink.side = 16
     small = keras.ops.convert_to_numpy(shrink(images, training=True))
     np.testing.assert_allclose(

@@ -55,7 +55,7 @@ def test_plain_keras_opens_what_was_trained(synthetic, tmp_path, capsys):
     kernel, bias = model.get_layer("probabilities").get_weights()
     model.get_layer("probabilities").set_weights([100 * kernel, bias])  # or all look the same
 
-    run = results.test_once(tmp_path, model, STATE, synthetic, validation=(x, y))
+    run = results.finish_run(tmp_path, model, STATE, synthetic, validation=(x, y))
     size = (tmp_path / "model.keras").stat().st_size
     assert f"model.keras, {size / 1e6:.1f} MB" in capsys.readouterr().out
     plain = probabilities_of_plain_keras(tmp_path, np.concatenate([synthetic.x_test, x]))
@@ -92,9 +92,9 @@ def run_dir(synthetic, tmp_path, monkeypatch):
     """The folder of a record whose every tenth test image has a near-duplicate."""
     monkeypatch.setattr(results, "mark_near_duplicates", lambda cifar: MARKED)
     draw = np.random.default_rng(0).dirichlet
-    held_out = draw(np.ones(100), 30), np.arange(30)
+    validation = draw(np.ones(100), 30), np.arange(30)
     network, predicted = build_resnet((1,), width=2), draw(np.full(100, 0.1), 500)
-    save_run(tmp_path / "tiny", network, STATE, synthetic, predicted, held_out)
+    save_run(tmp_path / "tiny", network, STATE, synthetic, predicted, validation)
     return tmp_path / "tiny"
 
 

@@ -42,7 +42,7 @@ odd = cifar.x_test[:37]
 features, _ = inference.frozen_features(model, odd, "pool", f"{folder}/features")
 predicted = inference.predict(model, odd)
 np.savez(f"{folder}/{devices}.npz", predicted, features, *model.get_weights())
-said = {"parts": runtime.batch_parts(), "history": state["history"]}
+said = {"parts": runtime.device_count(), "history": state["history"]}
 if devices == 2:
     try:
         trained(221)

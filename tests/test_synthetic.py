@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
+from cifar100_helpers.data import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES, load_synthetic
 from cifar100_helpers.errors import ParameterError
-from cifar100_helpers.synthetic import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES, load_synthetic
 
 
 # A change would move every number that a quick run shows.

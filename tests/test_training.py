@@ -34,7 +34,7 @@ PHASES = (
         image_sizes=[16, 32],
     ),
 )
-IMAGES, HELD_OUT = 120, 30
+IMAGES, VALIDATION = 120, 30
 
 
 def tiny_network():
@@ -54,7 +54,7 @@ def tiny_run(data, run_dir, *, model=None, phases=PHASES, parameters=PARAMETERS)
         parameters=parameters,
         batch_size=70,
         seed=3,
-        validation_data=(data.x_test[:HELD_OUT], data.y_test[:HELD_OUT]),
+        validation_data=(data.x_test[:VALIDATION], data.y_test[:VALIDATION]),
     )
     return model, state
 
@@ -257,14 +257,14 @@ def test_petaflops_equal_an_independent_count(whole_run):
 
     small, large = (sum(flops_by_hand((1,), 2, side)) for side in (16, 32))
     frozen, head = flops_by_hand((1,), 2, side=32)
-    expected = (IMAGES + HELD_OUT) * frozen + IMAGES * 3 * (2 * head + small + large)
+    expected = (IMAGES + VALIDATION) * frozen + IMAGES * 3 * (2 * head + small + large)
     assert whole_run[2]["petaflops"] == pytest.approx(expected / 1e15, rel=2e-3)
 
 
 def test_phase_without_sizes_trains_on_whole_images_again(synthetic, tmp_path):
     small_first = (Phase(1, 0.01, image_sizes=[16]), Phase(1, 0.01))
     model = tiny_run(synthetic, tmp_path, phases=small_first)[0]
-    assert model.get_layer("stem_shrink").side is None
+    assert model.get_layer("stem_downscale").side is None
 
 
 def test_long_phase_is_announced_within_a_minute(monkeypatch, capsys):
