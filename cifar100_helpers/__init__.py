@@ -1,11 +1,10 @@
 """Loader, augmentation, models, training, evaluation and plots behind the CIFAR-100 notebooks."""
 
 from . import runtime as runtime  # first: it loads Keras and its backend quietly
-from .data import load_cifar100
+from .data import load_cifar100, load_synthetic
 from .inference import predict
 from .resnet import build_resnet
 from .results import load_run
-from .synthetic import load_synthetic
 from .training import train
 from .xception import build_xception
 
