@@ -5,15 +5,15 @@ from .data import load_cifar100, load_synthetic
 from .inference import predict
 from .resnet import build_resnet
 from .results import load_run
-from .training import train
+from .training import Run
 from .xception import build_xception
 
 __all__ = [
+    "Run",
     "build_resnet",
     "build_xception",
     "load_cifar100",
     "load_run",
     "load_synthetic",
     "predict",
-    "train",
 ]

@@ -153,6 +153,8 @@ class RandomTransforms(layers.Layer):
     (batch, height, width, channels) keep their shape and dtype.
     """
 
+    training_only = True
+
     def __init__(self, *, crop=4, flip=0.5, cutout=8, seed=0, **kwargs):
         super().__init__(**kwargs)
         self.crop, self.flip, self.cutout = crop, flip, cutout

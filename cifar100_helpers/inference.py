@@ -1,4 +1,4 @@
-"""Forward passes: predictions, features of frozen layers, and what they cost."""
+"""Forward passes: predictions, cached features, and what they cost."""
 
 import hashlib
 import json
@@ -9,51 +9,48 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .augment import RandomTransforms
 from .errors import explain_interrupt
-from .resnet import Downscale
 from .runtime import device_count, progress_bar
 from .storage import atomic_path, exclusive_lock, load_arrays
 
-TRAINING_ONLY = (RandomTransforms, Downscale)
 # Settings that change nothing in inference. Keras numbers layers: names differ between models.
 WITHOUT_EFFECT = ("name", "seed", "trainable")
 
 
 @explain_interrupt("run this again, and it starts anew.")
-def predict(model, images, *, batch_size=128):
-    """Return the outputs of `model` for uint8 `images` (n, height, width, 3), as float (n, …)."""
-    parts = device_count()
+def predict(model, images, *, batch_size=128, after_batch=None):
+    """Return the outputs of `model` for uint8 `images` (n, height, width, 3), as float (n, …).
+
+    `after_batch`, if given, is called after every batch with the number of batches.
+    """
+    devices = device_count()
     # Repeated at the end if every device must get the same number; the surplus is cut off.
-    surplus = -len(images) % parts
+    surplus = -len(images) % devices
     filled = np.resize(images, (len(images) + surplus, *images.shape[1:])) if surplus else images
     with progress_bar(len(images), "predicting", "image") as bar:
-        count = keras.callbacks.LambdaCallback(
-            on_predict_batch_end=lambda batch, logs: bar.update(batch_size)
-        )
+
+        def count(batch, logs):
+            bar.update(batch_size)
+            if after_batch:
+                after_batch(-(-len(filled) // batch_size))
+
         predicted = model.predict(
-            filled, batch_size=batch_size - batch_size % parts, verbose=0, callbacks=[count]
+            filled,
+            batch_size=batch_size - batch_size % devices,
+            verbose=0,
+            callbacks=[keras.callbacks.LambdaCallback(on_predict_batch_end=count)],
         )
     return predicted[: len(images)]
 
 
-def layers_after(network, layer_name):
-    """Return the layers of `network` after the one named `layer_name`, as a model of its output.
-
-    The model shares the network's weights: what is trained in one is trained in the other.
-    """
-    return keras.Model(network.get_layer(layer_name).output, network.output, name=network.name)
-
-
-def frozen_features(network, images, layer_name, folder):
-    """Return the outputs of a frozen layer of `network` for `images`, and the seconds they took.
+def cached_features(frozen, images, folder, *, after_batch=None):
+    """Return the outputs of the model `frozen` for `images`, and the seconds that they took.
 
     Computed once and cached in `folder`, under a name that follows from images, weights, layers and
     backend. `images`: uint8 (n, height, width, 3). Returns float32 (n, …), float16 under mixed
-    precision, and the seconds of the computation, whenever that was. Raises RunError if `folder`
-    has no room.
+    precision, and the seconds of the computation, whenever that was. `after_batch` as in `predict`.
+    Raises RunError if `folder` has no room.
     """
-    frozen = keras.Model(network.input, network.get_layer(layer_name).output)
     file = Path(folder) / f"{_key(frozen, images)}.npz"
     with exclusive_lock(file.with_suffix(".lock"), "computes the same features in"):
         try:
@@ -61,7 +58,7 @@ def frozen_features(network, images, layer_name, folder):
         except (FileNotFoundError, ValueError):
             print(f"computing the features of {len(images):,} images, once", flush=True)
             start = time.perf_counter()
-            features = predict(frozen, images)
+            features = predict(frozen, images, after_batch=after_batch)
             dtype = "float32" if frozen.output.dtype == "float32" else "float16"
             seconds = time.perf_counter() - start
             cached = {"features": features.astype(dtype, copy=False), "seconds": seconds}
@@ -74,7 +71,7 @@ def _key(frozen, images):
     digest = hashlib.sha256(keras.backend.backend().encode())
     digest.update(np.ascontiguousarray(images))
     for layer in flat_layers(frozen):
-        if isinstance(layer, TRAINING_ONLY):
+        if getattr(layer, "training_only", False):
             continue
         config = {k: v for k, v in layer.get_config().items() if k not in WITHOUT_EFFECT}
         digest.update(f"{type(layer).__name__} {json.dumps(config, default=str)}".encode())

@@ -1,15 +1,23 @@
-"""The parameters of the notebooks: what each may be, and one clear sentence if it is not."""
+"""The settings of a notebook: its profile, what the parameters cell changes, and their rules."""
 
+import ast
+import contextlib
 import math
 import re
 from difflib import get_close_matches
 from numbers import Real
+from pathlib import Path
+from types import SimpleNamespace
+
+import yaml
 
 from .errors import ParameterError
 from .runtime import PRECISIONS
 
-# Where files lie is no property of the run: these parameters stay out of its record.
-LOCATIONS = ("data_dir", "picture", "results_dir", "run_name")
+PROFILES = Path(__file__).resolve().parent.parent / "notebooks" / "profiles"
+COMPLETE = "published"  # the profile that has every parameter; the others hold what differs
+# Where files lie and how long a run may take are no properties of it: its record leaves them out.
+NOT_RECORDED = ("changed", "data_dir", "hours", "picture", "profile", "results_dir", "run_name")
 
 
 def _whole(minimum, maximum=math.inf):
@@ -26,8 +34,8 @@ def _one_of(*options):
     return lambda value: value in options, "one of " + ", ".join(map(repr, options))
 
 
-def _is_fraction(value):
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_name(value):
@@ -35,13 +43,20 @@ def _is_name(value):
 
 
 RULES = {  # a parameter's name: (whether a value fits, what the value must be)
-    **dict.fromkeys(("copies", "cutout", "finetune_epochs"), _whole(0)),
-    **dict.fromkeys(("train_limit", "validation_size"), _whole(0)),
+    **dict.fromkeys(("finetune_epochs", "train_limit", "validation_size"), _whole(0)),
     **dict.fromkeys(("batch_size", "epochs", "frozen_epochs", "hidden_units", "width"), _whole(1)),
-    "image_size": _whole(71),
+    "copies": _whole(0, 10),  # more than ten fill the memory of most machines
+    "cutout": _whole(0, 16),  # half of an image's side
+    "image_size": _whole(71, 299),
     "seed": _whole(0, 2**32 - 1),
-    "dropout_rate": (_is_fraction, "a number of at least 0 and below 1"),
-    **dict.fromkeys(("galleries", "random_transforms"), _of(bool, "True or False")),
+    "dropout_rate": (
+        lambda value: _is_number(value) and 0 <= value < 1,
+        "a number of at least 0 and below 1",
+    ),
+    "hours": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    **dict.fromkeys(
+        ("freeze_statistics", "galleries", "random_transforms"), _of(bool, "True or False")
+    ),
     "dataset": _one_of("cifar100", "synthetic"),
     "interpolation": _one_of("bilinear", "bicubic"),
     "precision": _one_of(*PRECISIONS),
@@ -51,38 +66,108 @@ RULES = {  # a parameter's name: (whether a value fits, what the value must be)
     "data_dir": _of(str, "a folder in quotes, or '' to search"),
     "results_dir": _of(str, "a folder in quotes"),
     "run_name": (_is_name, "a folder's name of letters, digits, '.', '_' and '-'"),
-    "picture": _of(str, "the path of a picture in quotes, or '' for a sample photograph"),
+    "picture": _of(str, "the path of a picture in quotes, or '' for sample photographs"),
     "first_run": _of(str, "the name of a run in quotes, or '' for a ResNet"),
     "second_run": _of(str, "the name of a run in quotes, or '' for an Xception"),
 }
 
 
-def check_parameters(namespace, names):
-    """Check a notebook's parameters and return those that describe the run, as a dict.
+class Settings(SimpleNamespace):
+    """A notebook's settings as attributes; printed, they are a table that marks what was changed.
 
-    `namespace` is the notebook's `globals()`, `names` its parameters, separated by spaces. Raises
-    ParameterError if a value does not fit, or if a profile or the command line set something that
-    is no parameter of this notebook.
+    `changed`: a dict from the names of changed settings to their values in the profile.
     """
-    names = names.split()
-    _refuse_unknown(namespace, names)
-    for name in names:
+
+    def __str__(self):
+        lines = []
+        for name, value in vars(self).items():
+            if name != "changed":
+                note = f"  (the profile: {self.changed[name]})" if name in self.changed else ""
+                lines.append(f"{name:<18} {value}{note}")
+        return "\n".join(lines)
+
+    def of_the_run(self):
+        """Return the settings that describe a run, as its record holds them: a dict."""
+        return {name: value for name, value in vars(self).items() if name not in NOT_RECORDED}
+
+
+def resolve(namespace, notebook):
+    """Return the `Settings` of a `notebook`: those of its profile, and what its parameters change.
+
+    `namespace` is the notebook's `globals()`. A parameter that is not None beats the profile.
+    Raises ParameterError if a profile, a parameter or a value does not fit, or if something was set
+    that is no parameter of this notebook.
+    """
+    known = ["profile", *load_profile(COMPLETE, notebook)]
+    assigned = _assigned(namespace.get("In", ()))
+    for name in sorted(assigned - set(known)):
+        raise ParameterError(f"{name} is no parameter of this notebook: {_hint(name, known)}")
+    given = {
+        name: namespace[name]
+        for name in known
+        if namespace.get(name) is not None and (name in assigned or not assigned)
+    }
+    profile = given.pop("profile", COMPLETE)
+    planned = load_profile(profile, notebook)
+    values = planned | given
+    for name, value in values.items():
         fits, expected = RULES[name]
-        if not fits(namespace[name]):
-            raise ParameterError(f"{name} must be {expected}, not {namespace[name]!r}.")
-    return {name: namespace[name] for name in names if name not in LOCATIONS}
+        if not fits(value):
+            raise ParameterError(
+                f"{name} must be {expected}, not {value!r}{_way_out(name, value)}."
+            )
+    changed = {name: planned[name] for name in given if given[name] != planned[name]}
+    return Settings(profile=profile, **values, changed=changed)
 
 
-def _refuse_unknown(namespace, names):
-    # In a fresh kernel, any other plain value is a misspelt parameter. If cells are run again,
-    # variables of later cells are there too.
-    if namespace.get("_parameters_checked"):
-        return
-    plain = (str, int, float, list, dict, type(None))
-    for name, value in namespace.items():
-        of_ipython = name in ("In", "Out") or name.startswith("_")
-        if isinstance(value, plain) and name not in names and not of_ipython:
-            close = get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}."
-            raise ParameterError(f"{name} is no parameter of this notebook: {hint}")
-    namespace["_parameters_checked"] = True
+def load_profile(name, notebook):
+    """Return what the profile `name` sets in `notebook`, such as "03_resnet": a dict, complete.
+
+    Raises ParameterError if there is no such profile, or if it has no section for the notebook.
+    """
+    sections = {file.stem: yaml.safe_load(file.read_text("utf-8")) for file in _profile_files()}
+    known = [profile for profile, section in sections.items() if notebook in section]
+    if name not in known:
+        raise ParameterError(f"profile {name!r} does not exist here: {_hint(str(name), known)}")
+    settings = sections[COMPLETE][notebook]
+    return settings | (sections[name][notebook] or {})
+
+
+def _profile_files():
+    return sorted(PROFILES.glob("*.yaml"))
+
+
+def _hint(name, known):
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
+
+
+def _way_out(name, value):
+    """What papermill's user may have meant: its -p guesses types, and knows no dicts."""
+    if isinstance(value, str) and name == "recipe_changes":
+        return " (papermill: -y 'recipe_changes: {label_smoothing: 0.0}')"
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return f" (papermill: -p {name} {value.capitalize()})"
+    if _is_number(value) and not any(RULES[name][0](text) for text in (0, 1, 0.5)):
+        return f" (papermill: -r {name} {value} passes it as text)"
+    return ""
+
+
+def _assigned(cells):
+    """Return the names that the parameters cell assigns, and papermill's cell behind it: a set.
+
+    `cells` are the sources of all cells as they were run: the last version of each counts. Where
+    the kernel keeps no such list, as under nbval, the set is empty.
+    """
+    names = set()
+    for source in cells:
+        with contextlib.suppress(SyntaxError):
+            statements = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+            own = {
+                target.id for node in statements for target in node.targets if hasattr(target, "id")
+            }
+            if source.startswith("# Parameters"):  # papermill's
+                names |= own
+            elif "profile" in own:
+                names = own
+    return names

@@ -1,4 +1,4 @@
-"""Training recipes as data, and what a phase of one compiles to."""
+"""Training recipes as data, and the optimizers and the loss that they name."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from .errors import ParameterError
-from .inference import layers_after
+from .inference import forward_flops
 
 CHOICES = {"optimizer": ("adam", "sgd", "muon"), "schedule": ("constant", "one_cycle")}
 NUMBERS = {  # and what they must stay below
@@ -29,11 +29,10 @@ class Phase:
     the phase's steps, then down to zero along a cosine (Smith and Topin, "Super-Convergence",
     2018). `weight_decay`: per unit of learning rate, apart from the gradient (Loshchilov and
     Hutter, "Decoupled Weight Decay Regularization", 2019), not on biases and batch normalization.
-    `label_smoothing`: the part of every label that is spread over all classes (Szegedy et al.,
+    `label_smoothing`: the part of every label that is divided among all classes (Szegedy et al.,
     2016). `image_sizes`: sides in pixels, each for an equal part of the epochs; small images first
     save operations (Howard, "Training Imagenet in 3 hours", 2018); [] leaves the images as they
-    are. The layers up to and including the one named `frozen_until` do not learn. Raises
-    ParameterError if a value does not fit.
+    are. Raises ParameterError if a value does not fit.
     """
 
     epochs: int
@@ -44,7 +43,6 @@ class Phase:
     label_smoothing: float = 0.0
     warmup: float = 0.25
     image_sizes: list = field(default_factory=list)
-    frozen_until: str = ""
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -87,19 +85,12 @@ RESNET_RECIPES = {
 # The head first, on a frozen base; then everything. Published are 20 + 26 epochs, and 45 in all.
 XCEPTION_RECIPES = {
     "published": (
-        Phase(20, 2e-4, frozen_until="pool"),
+        Phase(20, 2e-4),
         Phase(16, 5e-6),
         Phase(10, 2e-6),
     ),
     "modern": (
-        Phase(
-            6,
-            2e-3,
-            schedule="one_cycle",
-            weight_decay=0.05,
-            label_smoothing=0.1,
-            frozen_until="pool",
-        ),
+        Phase(6, 2e-3, schedule="one_cycle", weight_decay=0.05, label_smoothing=0.1),
         Phase(4, 3e-4, schedule="one_cycle", weight_decay=0.05, label_smoothing=0.1),
     ),
 }
@@ -154,10 +145,13 @@ def scale_epochs(phases, epochs):
     )
 
 
-def describe_schedule(phases):
-    """Return one line per phase: its epochs, optimizer and other settings, and what is frozen."""
+def describe_schedule(phases, petaflops=None):
+    """Return one line per phase: its epochs, optimizer and other settings, and what it costs.
+
+    `petaflops`: the cost of each phase in 10¹⁵ operations, if it is to be shown.
+    """
     lines, first = [], 1
-    for number, phase in enumerate(phases, start=1):
+    for number, phase in enumerate(phases):
         last = first + phase.epochs - 1
         parts = [f"{phase.optimizer}, {phase.schedule} learning rate {phase.learning_rate:g}"]
         if phase.schedule == "one_cycle":
@@ -169,47 +163,77 @@ def describe_schedule(phases):
         ]
         if phase.image_sizes:
             parts.append(f"images of {', '.join(map(str, phase.image_sizes))} pixels")
-        if phase.frozen_until:
-            parts.append(f"frozen up to {phase.frozen_until}")
-        lines.append(f"phase {number}: epochs {first}–{last}, {', '.join(parts)}")
+        if petaflops:
+            parts.append(f"{petaflops[number]:.2g} PFLOP")
+        lines.append(f"phase {number + 1}: epochs {first}–{last}, {', '.join(parts)}")
         first = last + 1
     return "\n".join(lines)
 
 
-def compile_phase(model, phase, steps_per_epoch):
-    """Freeze what `phase` freezes, compile with a new optimizer, and return the model to fit.
+def training_petaflops(model, phase, images):
+    """Return the operations, in 10¹⁵, of training `model` for `phase` on so many `images`.
 
-    That is `model`, or its layers after the frozen ones (see `frozen_features`). It takes one-hot
-    labels.
+    Those of convolutions and dense layers in the forward pass, three times: the gradients of an
+    output and of a kernel cost as much each.
     """
-    part = layers_after(model, phase.frozen_until) if phase.frozen_until else model
-    for layer in model.layers:
-        layer.trainable = part is model or layer in part.layers
-    part.compile(
-        optimizer=_make_optimizer(phase, phase.epochs * steps_per_epoch),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+    side = model.input_shape[1]
+    whole_epochs = sum(
+        ((phase.image_size(epoch) or side) / side) ** 2 for epoch in range(phase.epochs)
     )
-    return part
+    return 3 * whole_epochs * forward_flops(model) * images / 1e15
 
 
-def _make_optimizer(phase, steps):
-    learning_rate = phase.learning_rate
-    if phase.schedule == "one_cycle":
-        warmup_steps = int(steps * phase.warmup)
-        learning_rate = keras.optimizers.schedules.CosineDecay(
-            0.0, steps - warmup_steps, warmup_target=learning_rate, warmup_steps=warmup_steps
-        )
-    options = {"weight_decay": phase.weight_decay or None}
-    if phase.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, **options)
-    elif phase.optimizer == "muon":
-        optimizer = Muon(learning_rate, momentum=0.93, nesterov=True, **options)
+# What a phase is compiled with
+
+
+def learning_rate(phase, steps):
+    """Return the learning rate of a `phase` of so many `steps`: a number, or a one-cycle schedule.
+
+    The schedule is a Keras one: it takes the step, from 0.
+    """
+    if phase.schedule == "constant":
+        return phase.learning_rate
+    warmup_steps = int(steps * phase.warmup)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps=steps - warmup_steps,
+        warmup_target=phase.learning_rate,
+        warmup_steps=warmup_steps,
+    )
+
+
+def make_optimizer(phase, steps):
+    """Return the optimizer of a `phase` of so many `steps`, a new one."""
+    options = {
+        "learning_rate": learning_rate(phase, steps),
+        "weight_decay": phase.weight_decay or None,
+    }
+    if phase.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(**options)
+    elif phase.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **options)
     else:
-        optimizer = keras.optimizers.Adam(learning_rate, **options)
+        optimizer = Muon(momentum=0.93, nesterov=True, **options)
     if phase.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
+
+
+@keras.saving.register_keras_serializable("cifar100_helpers")
+class SparseCategoricalCrossentropy(keras.losses.Loss):
+    """Keras's loss of this name, on integer labels, with `label_smoothing`, which Keras's lacks."""
+
+    def __init__(self, label_smoothing=0.0, **options):
+        super().__init__(**options)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        if not self.label_smoothing:
+            return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+        one_hot = ops.one_hot(ops.cast(y_true, "int32"), y_pred.shape[-1], dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(
+            one_hot, y_pred, label_smoothing=self.label_smoothing
+        )
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")

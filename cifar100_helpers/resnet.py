@@ -18,6 +18,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     hundreds of steps look untrained in inference.
     """
 
+    stock_class = keras.layers.BatchNormalization  # what a saved model has in its place
+
     def __init__(self, momentum=0.9, **options):
         if keras.backend.backend() == "tensorflow" and device_count() > 1:
             options.setdefault("synchronized", True)  # statistics of the whole batch, not of a part
@@ -48,8 +50,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
 class Downscale(layers.Layer):
-    """Shrinks images to `side` pixels in training, if that is set: small images cost less."""
+    """Resizes images to `side` pixels in training, if that is set: small images cost less."""
 
+    training_only = True
     side = None
 
     def call(self, images, training=False):

@@ -11,19 +11,33 @@ import numpy as np
 from .data import mark_near_duplicates
 from .errors import RunError
 from .evaluation import evaluate
-from .inference import TRAINING_ONLY, predict
-from .resnet import BatchNormalization
+from .inference import predict
 from .runtime import describe
 from .storage import atomic_path, exclusive_lock, load_arrays, write_json
-from .xception import InferenceMode
 
 SCHEMA = 3
 UNKNOWN = "–"
 
+# The published figures; petaflops are those of our runs of the same recipes.
 PUBLISHED = (
-    {"model": "resnet", "top1": 0.6549, "parameter_count": 46_203_236, "epochs": 26},
-    {"model": "xception", "top1": 0.7293, "parameter_count": 21_961_868, "epochs": 45},
+    {
+        "name": "resnet, published",
+        "model": "resnet",
+        "top1": 0.6549,
+        "parameter_count": 46_203_236,
+        "epochs": 26,
+        "petaflops": 53.87,
+    },
+    {
+        "name": "xception, published",
+        "model": "xception",
+        "top1": 0.7293,
+        "parameter_count": 21_961_868,
+        "epochs": 45,
+        "petaflops": 13.11,
+    },
 )
+ABOUT_EQUAL = 1.25  # two costs that differ by less than this factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,63 +56,75 @@ class RecordedRun:
     validation_probabilities: np.ndarray
     validation_labels: np.ndarray
 
+    @property
+    def name(self):
+        """The name of the run's folder."""
+        return self.record["name"]
 
-def save_network(model, run_dir):
+    @property
+    def top1(self):
+        """The fraction of the test images that it recognises."""
+        return self.record["metrics"]["top1"]
+
+
+def finish_run(run, model, cifar, validation=None):
+    """Save the trained `model`, predict the test set of `cifar` with what was saved, and record it.
+
+    `run`: the `training.Run` that trained it; `validation`: a pair of images and labels, or None. A
+    run that is recorded already is read: the test set is evaluated once. Returns a `RecordedRun`.
+    """
+    if run.recorded:
+        return load_run(run.run_dir)
+    saved = save_model(model, run.run_dir)
+    of_validation = validation and (predict(saved, validation[0]), validation[1])
+    of_test = predict(saved, cifar.x_test)
+    return save_run(run.run_dir, saved, run.state, cifar, of_test, of_validation)
+
+
+def save_model(model, run_dir):
     """Write the trained `model` to `run_dir`/model.keras and return what was written.
 
-    That is a network of Keras's own layers, in float32, without random transforms: uint8 images in,
+    That is a model of Keras's own layers, in float32, without random transforms: uint8 images in,
     probabilities out. `keras.saving.load_model` opens it without this package. Raises RunError if
     `run_dir` cannot be written.
     """
     untrained = keras.Model(model.input, model.output, name=model.name)  # without an optimizer
-    network = keras.models.clone_model(
+    stock = keras.models.clone_model(
         untrained, clone_function=_stock_layer, call_function=_call_in_inference
     )
-    network.set_weights(model.get_weights())
+    stock.set_weights(model.get_weights())
     file = Path(run_dir) / "model.keras"
     with atomic_path(file) as unfinished:
-        network.save(unfinished)
-    print(f"the trained network: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
-    return network
+        stock.save(unfinished)
+    print(f"the trained model: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
+    return stock
 
 
 def _stock_layer(layer):
     """A new layer like `layer`, one of Keras's own, which computes in float32."""
-    if isinstance(layer, TRAINING_ONLY):
+    if getattr(layer, "training_only", False):
         return layer  # it is not called
-    if isinstance(layer, InferenceMode):
-        base = keras.models.clone_model(layer.layer, clone_function=_stock_layer)
+    inner = getattr(layer, "layer", layer)  # without its wrapper
+    if isinstance(inner, keras.Model):
+        base = keras.models.clone_model(inner, clone_function=_stock_layer)
         base.name = layer.name
         return base
-    kind = type(layer)
-    if kind is BatchNormalization:
-        kind = keras.layers.BatchNormalization
+    kind = getattr(layer, "stock_class", type(layer))
     return kind.from_config(layer.get_config() | {"dtype": "float32"})
 
 
 def _call_in_inference(layer, *inputs, **options):
-    return inputs[0] if isinstance(layer, TRAINING_ONLY) else layer(*inputs, **options)
+    return inputs[0] if getattr(layer, "training_only", False) else layer(*inputs, **options)
 
 
-def finish_run(run_dir, model, state, cifar, validation=None):
-    """Save the trained `model`, predict the test set of `cifar` with what was saved, and record it.
-
-    `state`: what `train` returned; `validation`: a pair of images and labels held out, or None.
-    Returns the `RecordedRun`.
-    """
-    network = save_network(model, run_dir)
-    validation = validation and (predict(network, validation[0]), validation[1])
-    return save_run(run_dir, network, state, cifar, predict(network, cifar.x_test), validation)
-
-
-def save_run(run_dir, network, state, cifar, probabilities, validation=None):
+def save_run(run_dir, model, state, cifar, probabilities, validation=None):
     """Write the record of a finished run into `run_dir` and return it as a `RecordedRun`.
 
-    `network`: see `save_network`; `state`: what `train` returned; `probabilities`, float (n,
+    `model`: see `save_model`; `state`: that of the `training.Run`; `probabilities`, float (n,
     classes), are of the test set of `cifar`; `validation`: a pair of probabilities and labels of
-    the validation images, or None. Metrics are computed from the probabilities as stored, in float16.
-    `run.json` is written last: with it, the record is whole. Raises RunError if another process
-    works in `run_dir`, or if it cannot be written.
+    the validation images, or None. Metrics are computed from the probabilities as stored, in
+    float16. `run.json` is written last: with it, the record is whole. Raises RunError if another
+    process works in `run_dir`, or if it cannot be written.
     """
     run_dir, labels = Path(run_dir), cifar.y_test
     stored, near_duplicate = np.asarray(probabilities, np.float16), mark_near_duplicates(cifar)
@@ -107,8 +133,8 @@ def save_run(run_dir, network, state, cifar, probabilities, validation=None):
         "schema": SCHEMA,
         "name": run_dir.name,
         "dataset": state["parameters"]["dataset"],
-        "model": network.name,
-        "parameter_count": network.count_params(),
+        "model": model.name,
+        "parameter_count": model.count_params(),
         "parameters": state["parameters"],
         "phases": state["phases"],
         "history": state["history"],
@@ -127,14 +153,17 @@ def save_run(run_dir, network, state, cifar, probabilities, validation=None):
                 validation_probabilities=np.asarray(validation_probabilities, np.float16),
                 validation_labels=validation_labels,
             )
-            (run_dir / "run.json").unlink(missing_ok=True)  # it may be of other predictions
+        (run_dir / "run.json").unlink(missing_ok=True)  # it may be of other predictions
         write_json(run_dir / "run.json", record)
     return load_run(run_dir)
 
 
 def load_run(run_dir):
-    """Read the record in `run_dir`; raises RunError if it is missing, damaged or outdated."""
-    run_dir = Path(run_dir)
+    """Read the record in `run_dir`, whose name is the run's, also of a copied or renamed folder.
+
+    Raises RunError if the record is missing, damaged or outdated.
+    """
+    run_dir = Path(run_dir).absolute()
     try:
         record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
         if record["schema"] != SCHEMA:
@@ -142,7 +171,7 @@ def load_run(run_dir):
         arrays = load_arrays(run_dir / "predictions.npz")
         for name in ("probabilities", "validation_probabilities"):
             arrays[name] = arrays[name].astype(np.float32)
-        return RecordedRun(record, **arrays)
+        return RecordedRun(record | {"name": run_dir.name}, **arrays)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise RunError(f"{run_dir} holds no finished run: {missing} is missing.") from None
@@ -167,33 +196,79 @@ def load_runs(results_dir):
 def choose_runs(runs, first="", second=""):
     """Return the two `runs` named `first` and `second`, as a pair of `RecordedRun`.
 
-    An empty name stands for the most accurate run of the published ResNet (first) or Xception
-    (second), if there is one, else of any of that kind. Raises `RunError` if there is no such run,
-    if both are the same one, or if they did not predict the same images.
+    An empty name leaves the choice to a rule: a ResNet and an Xception, if there are both, that
+    predicted the same images for about the same cost, and of such pairs the one with the highest
+    mean top-1; if no pair has about the same cost, the one that comes nearest. Raises RunError if
+    there is no such run, if both are the same one, or if they did not predict the same images.
     """
-    a, b = _choose(runs, first, "resnet"), _choose(runs, second, "xception")
-    if a is b:
-        raise RunError(f"{a.record['name']} cannot be compared with itself: name two runs.")
-    if a.record["dataset"] != b.record["dataset"] or not np.array_equal(a.labels, b.labels):
-        raise RunError(
-            f"{a.record['name']} and {b.record['name']} did not predict the same images: "
-            "compare two runs on the same test set."
-        )
-    return a, b
+    pairs = [(a, b) for a in _named(runs, first) for b in _named(runs, second) if a is not b]
+    alike = [(a, b) for a, b in pairs if _test_set(a) == _test_set(b)]
+    if alike:
+        return max(alike, key=_preference)
+    if not pairs:
+        raise RunError(f"{first or runs[0].name} cannot be compared with itself: name two runs.")
+    raise RunError(
+        f"{first or 'Any run'} and {second or 'another'} did not predict the same images: "
+        "compare two runs on the same test set."
+    )
 
 
-def _choose(runs, name, family):
-    key, wanted = ("name", name) if name else ("model", family)
-    candidates = [run for run in runs if run.record[key] == wanted]
-    if not candidates:
-        there = ", ".join(run.record["name"] for run in runs)
-        raise RunError(
-            f"There is no run with the {key} {wanted} among the records ({there}): make one, "
-            "or name two of these in first_run and second_run."
+def _named(runs, name):
+    found = [run for run in runs if name in ("", run.name)]
+    if not found:
+        there = ", ".join(run.name for run in runs)
+        raise RunError(f"There is no run {name} among the records: there are {there}.")
+    return found
+
+
+def _test_set(run):
+    """What `run` predicted; each seed draws other synthetic images."""
+    return _data_set(run.record), run.labels.tobytes()
+
+
+def _data_set(record):
+    name, seed = record["dataset"], record["parameters"]["seed"]
+    return f"{name}, seed {seed}" if name == "synthetic" else name
+
+
+def _preference(pair):
+    models = [run.record["model"] for run in pair]
+    ratio = cost_ratio(*pair)
+    equal = ratio < ABOUT_EQUAL
+    rank = pair[0].top1 + pair[1].top1 if equal else -ratio
+    return models == ["resnet", "xception"], models[0] != models[1], equal, rank
+
+
+def cost_ratio(first, second):
+    """Return how many times the training of the dearer of two runs cost that of the other."""
+    low, high = sorted(run.record["petaflops"] for run in (first, second))
+    return high / low
+
+
+def compare_runs(first, second):
+    """Say in one sentence which of two runs is better, by how much, and for what cost."""
+    difference, low, high = difference_interval(is_correct(first), is_correct(second))
+    better, other = (second, first) if difference > 0 else (first, second)
+    a, b = (f"{run.record['petaflops']:.3g}" for run in (better, other))
+    ratio = cost_ratio(first, second)
+    times = "" if ratio < ABOUT_EQUAL else f", {ratio:.2g} times the cost"
+    cost = f"{a} against {b} PFLOP of training{times}"
+    if low <= 0 <= high:
+        return (
+            f"Between {better.name} and {other.name} no difference is shown: "
+            f"{100 * abs(difference):.2f} points of top-1 may be chance ({cost})."
         )
-    sizes = [figures["parameter_count"] for figures in PUBLISHED]
-    published = [run for run in candidates if run.record["parameter_count"] in sizes]
-    return max(published or candidates, key=lambda run: run.record["metrics"]["top1"])
+    least, most = sorted((100 * abs(low), 100 * abs(high)))
+    return (
+        f"{better.name} is better than {other.name} by {100 * abs(difference):.2f} points of top-1 "
+        f"({least:.2f} to {most:.2f}), for {cost}."
+    )
+
+
+def published_runs(runs):
+    """Return those of `runs` that repeat the published pair: a dict from the model to its run."""
+    names = {f"{figures['model']}_published": figures["model"] for figures in PUBLISHED}
+    return {names[run.name]: run for run in runs if run.name in names}
 
 
 # Tables of runs in Markdown: what each run reached, and what it cost

@@ -1,143 +1,251 @@
-"""Training phase by phase, with a checkpoint after every epoch that a later call goes on from."""
+"""A training run in its folder: `model.fit` with a checkpoint after every epoch, and resume."""
 
 import json
+import math
+import threading
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
 from .errors import ParameterError, RunError, explain_interrupt
-from .inference import forward_flops, frozen_features, layers_after
-from .recipes import compile_phase
+from .inference import cached_features, forward_flops
 from .resnet import downscale_images
 from .runtime import describe, device_count, progress_bar
-from .storage import atomic_path, exclusive_lock, load_arrays, write_json
+from .storage import atomic_path, exclusive_lock
 
-STATE_FILE = "checkpoint.json"
-HOUR = 3600  # seconds; a longer phase is announced
+CHECKPOINT = "checkpoint.npz"
+HOUR = 3600  # seconds; a longer run is announced
 TIMED_SECONDS = 10  # after the first step, which compiles
+SMALL_PART = 0.05  # of a run's operations: their pace says little about the others
 
 
-@explain_interrupt("run this again, and training goes on after the last whole epoch.")
-def train(model, x, y, phases, *, run_dir, parameters, batch_size, seed, validation_data=None):
-    """Train `model` phase by phase and return the state of the run, a dict.
+class Run:
+    """A training run that lives in a folder: its phases are fitted there, one after the other.
 
-    Prints one line per epoch and writes a checkpoint after each into `run_dir`. If `run_dir`
-    already holds epochs of a run with the same `parameters` (a JSON-able dict) and `phases`,
-    training goes on after them, and on a CPU ends with the same weights, bit for bit, as an
-    uninterrupted run. A phase with frozen layers trains the others on features that are computed
-    once and cached in the folder "features" beside `run_dir`, without random transforms.
-
-    `x`: uint8 (n, height, width, 3); `y`: int (n,); `validation_data`: (x, y) or None. The state
-    has `history` (lists by epoch), `phase_seconds`, which include those of computing features, and
-    `petaflops`: forward operations of convolutions and dense layers, times 3 if they learn, times
-    the images seen. Raises RunError if `run_dir` holds another run, ParameterError if batches
-    cannot be divided among the devices.
+    `run_dir`: the folder. `parameters`: a JSON-able dict with `batch_size` and `seed` among others.
+    `phases`: those of `recipes`; `petaflops`: the operations of each, in 10¹⁵. A run that would
+    take more than `hours` on this machine stops soon after its start. `state` has the `history`, a
+    dict of lists by epoch, and `phase_seconds`. Raises RunError if `run_dir` holds another run.
     """
-    run_dir = Path(run_dir)
-    _check_division(len(x), batch_size)
-    if validation_data:
-        _check_division(len(validation_data[0]), batch_size)
-    with exclusive_lock(run_dir / "lock", "trains in"):
-        state = _load_state(run_dir, parameters, phases) or _fresh_state(parameters, phases)
-        before = model.get_weights()
-        try:
-            _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data)
-        except BaseException:
-            # A run stopped in its first epoch and started again begins with its first weights.
-            model.set_weights(before)
-            raise
-    return state
 
+    def __init__(self, run_dir, parameters, phases, *, petaflops, hours=24):
+        self.run_dir, self.parameters, self.phases = Path(run_dir), parameters, tuple(phases)
+        self.petaflops, self.hours = petaflops, hours
+        self.feature_seconds = 0.0
+        self.state = self._load_state()
 
-def _train(model, x, y, phases, state, run_dir, batch_size, seed, validation_data):
-    """Bring `state`, the weights of `model` and the checkpoint in `run_dir` to the last epoch."""
-    plan = [number for number, phase in enumerate(phases) for _ in range(phase.epochs)]
-    steps, first = -(-len(x) // batch_size), state["epochs_done"]
-    if first:
-        part = compile_phase(model, phases[plan[first - 1]], steps)
-        _load_weights(run_dir, part, state)
-        print("\n".join(epoch_lines(state["history"], len(plan))))
-        print(f"(trained before; {len(plan) - first} epochs to go)")
+    @property
+    def recorded(self):
+        """Whether the folder holds the record of this run, finished and tested."""
+        return (self.run_dir / "run.json").exists()
 
-    for epoch in range(first, len(plan)):
-        number, phase = plan[epoch], phases[plan[epoch]]
-        new_phase = epoch == 0 or number != plan[epoch - 1]
-        if new_phase:
-            part = compile_phase(model, phase, steps)
-        if new_phase or epoch == first:
-            inputs, validation, cost = _inputs(model, x, validation_data, phase, run_dir)
-        if new_phase:
-            state["phase_seconds"][number] += cost["seconds"]
-            state["petaflops"] += cost["petaflops"]
-        start = time.perf_counter()
-        done = epoch - plan.index(number)  # epochs of this phase
-        downscale_images(part, phase.image_size(done))
-        costs = [_share_of_pixels(phase, later, x) for later in range(done, phase.epochs)]
-        batches = ShuffledBatches(inputs, y, batch_size, (seed, epoch), part.output_shape[-1])
+    def features(self, frozen, images):
+        """Return what the model `frozen` makes of uint8 `images`, computed once and cached.
+
+        The cache is the folder "features" beside the run's. The seconds count for the first phase.
+        """
+        pace = Pace(self, sum(self.petaflops) / (len(images) * forward_flops(frozen) / 1e15))
+        features, seconds = cached_features(
+            frozen, images, self.run_dir.parent / "features", after_batch=pace.step
+        )
+        self.feature_seconds += seconds
+        return features
+
+    @explain_interrupt("run this again, and training goes on after the last whole epoch.")
+    def fit(self, model, x, y, *, phase, validation_data=None):
+        """Train the compiled `model` for `phase`: `model.fit`, with a checkpoint after every epoch.
+
+        Prints one line per epoch. Epochs that the folder holds are not trained again: a run that
+        goes on ends with the same weights, on a CPU bit for bit, as an uninterrupted one. `x`:
+        (n, …), `y`: int (n,), `validation_data`: (x, y) or None. Raises RunError if another process
+        trains in the folder, or if the run would take more than `hours`, and ParameterError if
+        batches cannot be divided among the devices.
+        """
+        for images in (x, *(validation_data or ())[:1]):
+            _check_division(len(images), self.parameters["batch_size"])
+        with exclusive_lock(self.run_dir / "lock", "trains in"):
+            self.state = self._load_state()
+            before = model.get_weights()
+            try:
+                self._fit(model, x, y, phase, validation_data)
+            except BaseException:
+                # A run stopped in its first epoch and started again begins with its first weights.
+                model.set_weights(before)
+                raise
+
+    def _fit(self, model, x, y, phase, validation_data):
+        number = next(i for i, known in enumerate(self.phases) if known is phase)
+        first = sum(known.epochs for known in self.phases[:number])
+        done = min(max(0, self.state["epochs_done"] - first), phase.epochs)
+        if done:
+            self._go_on(model, first, done, phase.epochs)
+        elif number == 0:
+            self.state["phase_seconds"][0] += self.feature_seconds
+
+        for epoch in range(done, phase.epochs):
+            start = time.perf_counter()
+            downscale_images(model, phase.image_size(epoch))
+            larger = epoch == done or phase.image_size(epoch) != phase.image_size(epoch - 1)
+            pace = self._pace(model, x, number, epoch) if larger else None
+            logs = self._fit_epoch(model, x, y, first + epoch, validation_data, pace)
+            if not math.isfinite(logs["loss"]):
+                raise RunError(
+                    f"The loss of epoch {first + epoch + 1} is not finite: choose a smaller "
+                    "learning rate, or the precision float32."
+                )
+            self.state["phase_seconds"][number] += time.perf_counter() - start
+            for name, value in ({"epoch": first + epoch + 1, "phase": number + 1} | logs).items():
+                self.state["history"].setdefault(name, []).append(value)
+            self.state["epochs_done"] += 1
+            self._save_checkpoint(model)
+            print(self._lines()[-1], flush=True)
+
+    def _go_on(self, model, first, done, epochs):
+        """Print the `done` epochs of a phase; load the weights if they are the run's last ones."""
+        print("\n".join(self._lines()[first : first + done]))
+        todo = f"; {epochs - done} epochs to go" if done < epochs else ""
+        print(f"(trained before{todo})", flush=True)
+        if self.state["epochs_done"] == first + done:
+            self._load_weights(model)
+
+    def _fit_epoch(self, model, x, y, epoch, validation_data, pace):
+        batch_size, seed = self.parameters["batch_size"], self.parameters["seed"]
+        _seed_epoch(model, seed, epoch)
+        batches = ShuffledBatches(x, y, batch_size, (seed, epoch))
         # Closed even if the stop button is pressed: Keras does not tell its callbacks.
         with progress_bar(len(batches), f"epoch {epoch + 1}", "step") as bar:
-            left = sum(costs) / costs[0] if new_phase or epoch == first else 0
-            logs = _fit_epoch(part, batches, epoch, seed, validation, EpochProgress(bar, left))
-        state["phase_seconds"][number] += time.perf_counter() - start
-        state["petaflops"] += 3 * costs[0] * forward_flops(part) * len(x) / 1e15
-        for name, value in ({"epoch": epoch + 1, "phase": number + 1} | logs).items():
-            state["history"].setdefault(name, []).append(value)
-        state["epochs_done"] = epoch + 1
-        _save_checkpoint(run_dir, part, state)
-        print(epoch_lines(state["history"], len(plan))[-1], flush=True)
+            fitted = model.fit(
+                batches,
+                shuffle=False,
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                validation_data=validation_data,
+                validation_batch_size=batch_size,
+                verbose=0,
+                callbacks=[EpochProgress(bar, pace)],
+            )
+        return {name: float(values[0]) for name, values in fitted.history.items()}
+
+    def _lines(self):
+        return epoch_lines(self.state["history"], sum(phase.epochs for phase in self.phases))
+
+    def _pace(self, model, x, number, epoch):
+        """The `Pace` of `epoch` in the phase `number`; None if little is left of the phase."""
+        phase, whole = self.phases[number], model.input_shape[1]
+        sides = [phase.image_size(later) or whole for later in range(epoch, phase.epochs)]
+        costs = [3 * forward_flops(model) * len(x) / 1e15 * (side / whole) ** 2 for side in sides]
+        if sum(costs) < SMALL_PART * sum(self.petaflops):
+            return None
+        return Pace(self, (sum(costs) + sum(self.petaflops[number + 1 :])) / costs[0])
+
+    def judge(self, seconds):
+        """Print how many `seconds` the run takes in all, if many; stop it if they are too many."""
+        if seconds > self.hours * HOUR:
+            suitable = "modern" if describe()["gpus"] else "quick, half_hour and laptop"
+            raise RunError(
+                f"This run would take about {seconds / HOUR:.0f} hours on this machine, and the "
+                f"parameter hours allows {self.hours}: choose a profile that suits the machine "
+                f"({suitable}), or set hours to {math.ceil(1.5 * seconds / HOUR)} to run it anyway."
+            )
+        if seconds > HOUR:
+            tqdm.write(f"this run takes about {seconds / HOUR:.1f} hours in all on this machine")
+
+    # Checkpoints: the last whole epoch, whatever happens
+
+    def _save_checkpoint(self, model):
+        # Not by Keras: its HDF5 writer takes the process down when the disk is full.
+        with atomic_path(self.run_dir / CHECKPOINT) as unfinished:
+            values = map(keras.ops.convert_to_numpy, _variables(model))
+            np.savez(unfinished, *values, state=json.dumps(self.state))
+
+    def _load_weights(self, model):
+        """Load weights and optimizer of the checkpoint into the compiled `model`."""
+        file = self.run_dir / CHECKPOINT
+        if self.recorded and not file.exists():
+            print("(from its record: the trained weights are not in this folder)", flush=True)
+            return
+        model.optimizer.build(model.trainable_variables)
+        variables, stored = _variables(model), _load_checkpoint(file)
+        values = [stored.get(f"arr_{number}") for number in range(len(variables))]
+        for variable, value in zip(variables, values, strict=True):
+            if value is None or value.shape != tuple(variable.shape):
+                raise _damaged(file)
+            variable.assign(value)
+
+    def _load_state(self):
+        """Return the state that the folder holds, or a fresh one; RunError if it is another's."""
+        file = self.run_dir / CHECKPOINT
+        if self.recorded:
+            state = _state_of_record(self.run_dir / "run.json")
+        elif file.exists():
+            state = json.loads(str(_load_checkpoint(file, "state")["state"]))
+        else:
+            return {
+                "parameters": self.parameters,
+                "phases": [vars(phase) for phase in self.phases],
+                "epochs_done": 0,
+                "history": {},
+                "phase_seconds": [0.0] * len(self.phases),
+                "petaflops": sum(self.petaflops),
+            }
+        self._refuse_other(state)
+        return state
+
+    def _refuse_other(self, state):
+        theirs, ours = state["parameters"], self.parameters
+        differing = [
+            f"{key} is {json.dumps(theirs.get(key))} there and {json.dumps(ours.get(key))} here"
+            for key in sorted(theirs | ours)
+            if theirs.get(key) != ours.get(key)
+        ]
+        # A recipe's name is among the parameters, but what it stands for may have changed.
+        if not differing and state["phases"] != [vars(phase) for phase in self.phases]:
+            differing = ["its recipe was another when it began"]
+        if differing:
+            raise RunError(
+                f"{self.run_dir} holds a run with other parameters ({'; '.join(differing)}): "
+                "choose another run_name, or delete that folder."
+            )
+
+
+def _state_of_record(file):
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        names = ("parameters", "phases", "history", "phase_seconds", "petaflops")
+        state = {name: record[name] for name in names}
+        return state | {"epochs_done": len(state["history"]["epoch"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _damaged(file) from None
+
+
+def _load_checkpoint(file, *names):
+    """Return the arrays of the checkpoint `file` by name, or those of the given `names` alone."""
+    try:
+        with np.load(file) as arrays:
+            return {name: arrays[name] for name in names or arrays.files}
+    except Exception:  # zipfile and NumPy raise what they find
+        raise _damaged(file) from None
+
+
+def _damaged(file):
+    return RunError(f"{file} is missing or damaged: delete its folder to start the run anew.")
+
+
+def _variables(model):
+    return model.weights + model.optimizer.variables
 
 
 def _check_division(images, batch_size):
-    parts = device_count()
-    if batch_size % parts or images % batch_size % parts:
+    devices = device_count()
+    if batch_size % devices or images % batch_size % devices:
         raise ParameterError(
-            f"{images:,} images in batches of {batch_size} cannot be divided evenly among {parts} "
-            "devices: choose another batch_size, train_limit or validation_size, or use one GPU "
-            "(CUDA_VISIBLE_DEVICES=0)."
+            f"{images:,} images in batches of {batch_size} cannot be divided evenly among "
+            f"{devices} devices: choose another batch_size, train_limit or validation_size, or use "
+            "one GPU (CUDA_VISIBLE_DEVICES=0)."
         )
-
-
-def _share_of_pixels(phase, epoch, images):
-    """What an epoch of `phase`, from 0, costs beside one on whole images."""
-    side = phase.image_size(epoch)
-    return (side / images.shape[1]) ** 2 if side else 1.0
-
-
-def _inputs(model, x, validation_data, phase, run_dir):
-    """What `phase` trains and is validated on, images or features, and what computing it cost."""
-    cost = {"seconds": 0.0, "petaflops": 0.0}
-    classes = model.output_shape[-1]
-
-    def features(images):
-        folder = run_dir.parent / "features"
-        computed, seconds = frozen_features(model, images, phase.frozen_until, folder)
-        frozen = forward_flops(model) - forward_flops(layers_after(model, phase.frozen_until))
-        cost["seconds"] += seconds
-        cost["petaflops"] += frozen * len(images) / 1e15
-        return computed
-
-    prepare = features if phase.frozen_until else np.asarray
-    if validation_data is None:
-        return prepare(x), None, cost
-    images, labels = validation_data
-    return prepare(x), (prepare(images), one_hot(labels, classes)), cost
-
-
-def _fit_epoch(model, batches, epoch, seed, validation_data, progress):
-    _seed_epoch(model, seed, epoch)
-    fitted = model.fit(
-        batches,
-        shuffle=False,
-        initial_epoch=epoch,
-        epochs=epoch + 1,
-        validation_data=validation_data,
-        validation_batch_size=batches.batch_size,
-        verbose=0,
-        callbacks=[progress],
-    )
-    return {name: float(values[0]) for name, values in fitted.history.items()}
 
 
 def _seed_epoch(model, seed, epoch):
@@ -150,14 +258,14 @@ def _seed_epoch(model, seed, epoch):
 
 
 class ShuffledBatches(keras.utils.PyDataset):
-    """Batches of `x` (n, …) and one-hot `y`, in an order that `seed`, a tuple of ints, decides.
+    """Batches of `x` (n, …) and `y` (n,), in an order that `seed`, a tuple of ints, decides.
 
     Keras shuffles in another order under every backend.
     """
 
-    def __init__(self, x, y, batch_size, seed, classes):
+    def __init__(self, x, y, batch_size, seed):
         super().__init__()
-        self.x, self.y, self.batch_size, self.classes = x, y, batch_size, classes
+        self.x, self.y, self.batch_size = x, y, batch_size
         self.order = np.random.default_rng(seed).permutation(len(x))
 
     def __len__(self):
@@ -165,15 +273,10 @@ class ShuffledBatches(keras.utils.PyDataset):
 
     def __getitem__(self, number):
         chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size]
-        return self.x[chosen], one_hot(self.y[chosen], self.classes)
+        return self.x[chosen], self.y[chosen]
 
 
-def one_hot(labels, classes):
-    """Return int `labels` (n,) as float32 (n, `classes`)."""
-    return np.eye(classes, dtype=np.float32)[labels]
-
-
-# Messages
+# Progress
 
 
 def epoch_lines(history, epochs):
@@ -187,119 +290,41 @@ def epoch_lines(history, epochs):
     ]
 
 
-class EpochProgress(keras.callbacks.Callback):
-    """Moves `bar` with the steps of an epoch, and says how long `epochs` take if they take long."""
+class Pace:
+    """Times the first steps of some work, and lets `run` judge how long all of it will take.
 
-    def __init__(self, bar, epochs):
+    `left`: the operations that the run has left, as a multiple of those of this work.
+    """
+
+    def __init__(self, run, left):
+        self.run, self.left, self.steps = run, left, 0
+
+    def step(self, of_steps):
+        """Count a step that ended, one of `of_steps` that the work consists of."""
+        now = time.perf_counter()
+        if self.steps == 0:
+            self.start = now  # the first step compiles
+        elif self.left and now - self.start > TIMED_SECONDS:
+            before = sum(self.run.state["phase_seconds"])
+            work = (now - self.start) / self.steps * of_steps
+            left, self.left = self.left, None
+            self.run.judge(before + work * left)
+        self.steps += 1
+
+
+class EpochProgress(keras.callbacks.Callback):
+    """Moves `bar` with the steps of an epoch, and counts them for a `pace`, if there is one."""
+
+    # Keras then does not wait for the device in every step. It calls from several threads.
+    async_safe = True
+
+    def __init__(self, bar, pace):
         super().__init__()
-        self.bar, self.epochs = bar, epochs
+        self.bar, self.pace, self.lock = bar, pace, threading.Lock()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
-        if self.epochs:
-            float(logs["loss"])  # waits for the device, which may run behind
-            if batch == 0:
-                self.start = time.perf_counter()
-            elif (seconds := time.perf_counter() - self.start) > TIMED_SECONDS:
-                announce_duration(seconds / batch * self.params["steps"] * self.epochs)
-                self.epochs = 0
-
-
-def announce_duration(seconds):
-    """Print how long a phase takes, if that is more than an hour, and what would be faster."""
-    if seconds <= HOUR:
-        return
-    advice = (
-        ""
-        if describe()["gpus"]
-        else "; for a machine without a GPU there are the profiles "
-        "half_hour and laptop (papermill -f notebooks/laptop/…)"
-    )
-    print(f"this phase takes about {seconds / HOUR:.1f} hours here{advice}", flush=True)
-
-
-# Checkpoints: the last whole epoch, whatever happens
-
-
-def _fresh_state(parameters, phases):
-    return {
-        "parameters": parameters,
-        "phases": [vars(phase) for phase in phases],
-        "epochs_done": 0,
-        "history": {},
-        "phase_seconds": [0.0] * len(phases),
-        "petaflops": 0.0,
-    }
-
-
-def _save_checkpoint(run_dir, model, state):
-    """Write weights and optimizer of `model`, then the `state` that names their file.
-
-    The weights get a new name and the state replaces the old one in one step: a run killed anywhere
-    in between goes on from the checkpoint before.
-    """
-    weights_file = f"epoch_{state['epochs_done']:03d}.npz"
-    # Not by Keras: its HDF5 writer takes the process down when the disk is full.
-    with atomic_path(run_dir / weights_file) as unfinished:
-        np.savez(unfinished, *map(keras.ops.convert_to_numpy, _variables(model)))
-    write_json(run_dir / STATE_FILE, state | {"weights_file": weights_file})
-    for pattern in ("epoch_[0-9]*.npz", "unfinished_epoch_[0-9]*.npz"):
-        for other in run_dir.glob(pattern):
-            if other.name != weights_file:
-                other.unlink()
-
-
-def _variables(model):
-    return model.weights + model.optimizer.variables
-
-
-def _load_state(run_dir, parameters, phases):
-    """Return the state of the run in `run_dir`, or None if there is none.
-
-    Raises RunError if it belongs to other `parameters` or `phases`, if it is damaged, and if the
-    record of a finished run is there without its checkpoint.
-    """
-    file = run_dir / STATE_FILE
-    if not file.exists():
-        if (run_dir / "run.json").exists():
-            raise RunError(
-                f"{run_dir} holds the record of a finished run: choose another run_name."
-            )
-        return None
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-        theirs, their_phases = dict(state["parameters"]), state["phases"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _damaged(file) from None
-    differing = [
-        f"{key} is {json.dumps(theirs.get(key))} there and {json.dumps(parameters.get(key))} here"
-        for key in sorted(theirs | parameters)
-        if theirs.get(key) != parameters.get(key)
-    ]
-    # A recipe's name is among the parameters, but what it stands for may have changed.
-    if not differing and their_phases != [vars(phase) for phase in phases]:
-        differing = ["its recipe was another when it began"]
-    if differing:
-        raise RunError(
-            f"{run_dir} holds a run with other parameters ({'; '.join(differing)}): "
-            "choose another run_name, or delete that folder."
-        )
-    return state
-
-
-def _load_weights(run_dir, model, state):
-    """Load the weights and optimizer variables that `state` names into the compiled `model`."""
-    model.optimizer.build(model.trainable_variables)
-    variables, file = _variables(model), run_dir / state["weights_file"]
-    try:
-        values = list(load_arrays(file).values())
-    except (OSError, ValueError):
-        raise _damaged(file) from None
-    if [(v.shape, v.dtype.name) for v in values] != [(v.shape, v.dtype) for v in variables]:
-        raise _damaged(file)
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
-
-
-def _damaged(file):
-    return RunError(f"{file} is missing or damaged: delete its folder to start the run anew.")
+        with self.lock:
+            self.bar.update()
+            if self.pace and self.pace.left:
+                float(logs["loss"])  # waits for the device, which may run behind
+                self.pace.step(self.params["steps"])

@@ -1,12 +1,12 @@
 """Xception with ImageNet's weights, for 32×32 images."""
 
 import os
-from pathlib import Path
 
 import keras
 from keras import layers
 
 from .errors import WeightsError, in_one_line
+from .storage import places
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
@@ -29,14 +29,16 @@ def build_xception(
     dropout_rate=0.5,
     num_classes=100,
     interpolation="bilinear",
+    freeze_statistics=False,
     augmentation=None,
 ):
     """Build the published transfer-learning network: Keras's Xception, pooling and a dense head.
 
     Takes uint8 images (batch, 32, 32, 3), which go through the layer `augmentation`, if any, are
     scaled to [-1, 1] and resized to `image_size` (at least 71); returns float32 class probabilities
-    (batch, `num_classes`). Batch normalization always uses ImageNet's statistics. 21,961,868
-    parameters at the defaults.
+    (batch, `num_classes`). Batch normalization uses ImageNet's statistics while the layer "base" is
+    frozen; once it is trainable, those of the batch, as Keras does, or with `freeze_statistics`
+    still ImageNet's. 21,961,868 parameters at the defaults.
 
     `weights`: "imagenet" (the file that the environment variable XCEPTION_WEIGHTS names, else
     downloaded by Keras), the path of a weights file, or "none" for random ones. Raises WeightsError
@@ -50,7 +52,8 @@ def build_xception(
     x = layers.Resizing(
         image_size, image_size, interpolation=interpolation, dtype="float32", name="resize"
     )(x)
-    x = InferenceMode(_pretrained_base(image_size, weights), name="base")(x)
+    base = _pretrained_base(image_size, weights)
+    x = InferenceMode(base, name="base")(x) if freeze_statistics else base(x)
 
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dense(hidden_units, activation="relu", name="hidden")(x)
@@ -63,15 +66,11 @@ def build_xception(
 
 
 def _pretrained_base(image_size, weights):
-    named = os.environ.get("XCEPTION_WEIGHTS") if weights == "imagenet" else ""
-    source = os.path.expanduser(named or weights)
-    if source not in ("imagenet", "none") and not Path(source).is_file():
-        raise WeightsError(
-            f"There is no file {source} with the weights of Xception: name one by the parameter "
-            'weights or by XCEPTION_WEIGHTS, or use weights "imagenet" to download them.'
-        )
+    source = os.environ.get("XCEPTION_WEIGHTS", weights) if weights == "imagenet" else weights
+    if source not in ("imagenet", "none"):
+        source = _weights_file(source)
     try:
-        return keras.applications.Xception(
+        base = keras.applications.Xception(
             include_top=False,
             weights=None if source == "none" else source,
             input_shape=(image_size, image_size, 3),
@@ -80,6 +79,18 @@ def _pretrained_base(image_size, weights):
         if source == "none":
             raise
         raise WeightsError(_unloadable(source, in_one_line(error))) from error
+    base.name = "base"
+    return base
+
+
+def _weights_file(source):
+    for file in places(source):
+        if file.is_file():
+            return str(file)
+    raise WeightsError(
+        f"There is no file {source} with the weights of Xception: name one by the parameter "
+        'weights or by XCEPTION_WEIGHTS, or use weights "imagenet" to download them.'
+    )
 
 
 def _unloadable(source, reason):
