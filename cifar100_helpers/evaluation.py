@@ -8,7 +8,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import confusion_matrix, log_loss, recall_score, top_k_accuracy_score
 
 
 def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
@@ -24,13 +25,12 @@ def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     classes = np.arange(probabilities.shape[1])
     clipped = np.clip(probabilities, 1e-7, 1)
     clipped /= clipped.sum(axis=1, keepdims=True)
-    right = predicted == labels
-    clean = right[~near_duplicate]
-    interval = binomtest(int(right.sum()), len(labels)).proportion_ci(method="wilson")
+    correct = predicted == labels
+    interval = binomtest(int(correct.sum()), len(labels)).proportion_ci(method="wilson")
     return {
-        "top1": float(right.mean()),
+        "top1": float(correct.mean()),
         "top1_interval": [float(interval.low), float(interval.high)],
-        "top1_without_duplicates": float(clean.mean()),
+        "top1_without_duplicates": float(correct[~near_duplicate].mean()),
         "top5": float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes)),
         "superclass_top1": float(np.mean(coarse_of_fine[predicted] == coarse_of_fine[labels])),
         "loss": float(log_loss(labels, clipped, labels=classes)),
@@ -38,57 +38,45 @@ def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     }
 
 
-def expected_calibration_error(probabilities, labels, bins=15):
+def expected_calibration_error(probabilities, labels):
     """Return the mean gap between confidence and accuracy over the `reliability_bins`, a fraction.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
-    images, confidence, accuracy = reliability_bins(probabilities, labels, bins)
-    return float(np.nansum(images * np.abs(confidence - accuracy)) / len(labels))
+    images, confidence, accuracy = reliability_bins(probabilities, labels)
+    return float(images @ np.abs(confidence - accuracy) / len(labels))
 
 
 def reliability_bins(probabilities, labels, bins=15):
-    """Sort predictions into bins of equal width by confidence, the highest probability.
+    """Sort predictions into `bins` of equal width by confidence, the highest probability.
 
-    Returns the number of images, the mean confidence and the accuracy of each bin: three arrays
-    (bins,), the last two NaN for a bin without images.
+    Returns the number of images, the mean confidence and the accuracy of each bin that has images.
     """
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    means = [_mean_by_group(values, bin_of, bins) for values in (confidence, right)]
-    return np.bincount(bin_of, minlength=bins), *means
-
-
-def _mean_by_group(values, groups, count):
-    """Return the mean of the `values` in each of `count` groups; NaN for an empty one."""
-    with np.errstate(invalid="ignore"):
-        return np.bincount(groups, values, count) / np.bincount(groups, minlength=count)
+    correct = probabilities.argmax(axis=1) == labels
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=bins, pos_label=True)
+    bin_of = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)  # as scikit-learn does
+    return np.unique(bin_of, return_counts=True)[1], mean_confidence, accuracy
 
 
 def class_accuracy(probabilities, labels):
     """Return the accuracy on each class's images, float (classes,); NaN for a class without."""
-    return _mean_by_group(probabilities.argmax(axis=1) == labels, labels, probabilities.shape[1])
+    options = {"average": None, "zero_division": np.nan}
+    classes = np.arange(probabilities.shape[1])
+    return recall_score(labels, probabilities.argmax(axis=1), labels=classes, **options)
 
 
 def superclass_accuracy(probabilities, labels, coarse_of_fine):
-    """Return how often the class is right on each superclass's images, float (superclasses,)."""
-    right = probabilities.argmax(axis=1) == labels
-    return _mean_by_group(right, coarse_of_fine[labels], coarse_of_fine.max() + 1)
+    """Return how often the class is correct on each superclass's images, float (superclasses,)."""
+    images = np.bincount(coarse_of_fine[labels])
+    correct = probabilities.argmax(axis=1) == labels
+    return np.bincount(coarse_of_fine[labels], correct) / images
 
 
 def superclass_confusion(probabilities, labels, coarse_of_fine):
     """Count images by true (row) and likeliest class's (column) superclass: int (20, 20)."""
     true, predicted = coarse_of_fine[labels], coarse_of_fine[probabilities.argmax(axis=1)]
     return confusion_matrix(true, predicted, labels=np.unique(coarse_of_fine))
-
-
-def mistakes_inside_superclass(probabilities, labels, coarse_of_fine):
-    """Return the fraction of mistakes that name a class of the right superclass; NaN if none."""
-    predicted = probabilities.argmax(axis=1)
-    wrong = predicted != labels
-    inside = coarse_of_fine[predicted[wrong]] == coarse_of_fine[labels[wrong]]
-    return float(inside.mean()) if wrong.any() else float("nan")
 
 
 def most_confused_pairs(probabilities, labels, count=10):
@@ -108,9 +96,13 @@ def most_confused_pairs(probabilities, labels, count=10):
 def most_confident_mistakes(probabilities, labels, count=10):
     """Return the indices of the `count` wrong predictions with the highest probability, int."""
     predicted = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    confidence = probabilities[wrong, predicted[wrong]]
-    return wrong[np.argsort(-confidence, kind="stable")[:count]]
+    return surest(predicted != labels, probabilities, count)
+
+
+def surest(chosen, probabilities, count):
+    """Return the indices of the `count` surest predictions among the `chosen`, bool (n,)."""
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    return order[chosen[order]][:count]
 
 
 # Two models on the same images. `first_correct` and `second_correct` are bool (n,): the images that
@@ -167,9 +159,8 @@ def average_probabilities(first, second):
 def fit_temperature(probabilities, labels):
     """Return the temperature, between 0.05 and 20, that gives the least cross-entropy.
 
-    Above 1 the model was too confident, below 1 not confident enough. Fit it on images held out
-    from training, never on test images. Source: Guo et al., "On Calibration of Modern Neural
-    Networks", 2017.
+    Above 1 the model was too confident, below 1 not confident enough. Fit it on validation images,
+    never on test images. Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
     logits, images = _logits(probabilities), np.arange(len(labels))
 
@@ -191,9 +182,9 @@ def _logits(probabilities):
 
 
 def calibrate(run):
-    """Fit a temperature on the images that a run held out and apply it to its test predictions.
+    """Fit a temperature on a run's validation images and apply it to its test predictions.
 
-    Returns (temperature, probabilities), or None if the run held out no images.
+    Returns (temperature, probabilities), or None if the run had no validation images.
     """
     if not len(run.validation_labels):
         return None
@@ -210,10 +201,10 @@ def coverage_curve(probabilities, labels):
     """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
-    right = np.cumsum((probabilities.argmax(axis=1) == labels)[order])
+    correct = np.cumsum((probabilities.argmax(axis=1) == labels)[order])
     answered = np.arange(1, len(labels) + 1)
     last_of_ties = np.append(np.diff(confidence[order]) != 0, True)
-    return (answered / len(labels))[last_of_ties], (right / answered)[last_of_ties]
+    return (answered / len(labels))[last_of_ties], (correct / answered)[last_of_ties]
 
 
 def accuracy_at_coverage(probabilities, labels, coverage):

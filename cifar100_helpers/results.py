@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,32 +11,19 @@ import numpy as np
 
 from .data import mark_near_duplicates
 from .errors import RunError
-from .evaluation import evaluate
+from .evaluation import difference_interval, evaluate, is_correct
 from .inference import predict
 from .runtime import describe
 from .storage import atomic_path, exclusive_lock, load_arrays, write_json
 
 SCHEMA = 3
 UNKNOWN = "–"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
-# The published figures; petaflops are those of our runs of the same recipes.
+# The PFLOPs are those of the same recipes here.
 PUBLISHED = (
-    {
-        "name": "resnet, published",
-        "model": "resnet",
-        "top1": 0.6549,
-        "parameter_count": 46_203_236,
-        "epochs": 26,
-        "petaflops": 53.87,
-    },
-    {
-        "name": "xception, published",
-        "model": "xception",
-        "top1": 0.7293,
-        "parameter_count": 21_961_868,
-        "epochs": 45,
-        "petaflops": 13.11,
-    },
+    {"model": "resnet", "top1": 0.6549, "parameters": 46_203_236, "epochs": 26, "PFLOPs": 53.9},
+    {"model": "xception", "top1": 0.7293, "parameters": 21_961_868, "epochs": 45, "PFLOPs": 13.1},
 )
 ABOUT_EQUAL = 1.25  # two costs that differ by less than this factor
 
@@ -196,15 +184,15 @@ def load_runs(results_dir):
 def choose_runs(runs, first="", second=""):
     """Return the two `runs` named `first` and `second`, as a pair of `RecordedRun`.
 
-    An empty name leaves the choice to a rule: a ResNet and an Xception, if there are both, that
-    predicted the same images for about the same cost, and of such pairs the one with the highest
-    mean top-1; if no pair has about the same cost, the one that comes nearest. Raises RunError if
-    there is no such run, if both are the same one, or if they did not predict the same images.
+    An empty name leaves the choice to a rule. The best pair is a ResNet and an Xception, of about
+    equal cost, both with validation images, the highest in mean top-1; what cannot be had is left
+    out, and without equal cost the nearest counts. Raises RunError if there is no such run, if both
+    are the same one, or if they did not predict the same images.
     """
     pairs = [(a, b) for a in _named(runs, first) for b in _named(runs, second) if a is not b]
-    alike = [(a, b) for a, b in pairs if _test_set(a) == _test_set(b)]
-    if alike:
-        return max(alike, key=_preference)
+    comparable = [pair for pair in pairs if _test_set(pair[0]) == _test_set(pair[1])]
+    if comparable:
+        return max(comparable, key=_preference)
     if not pairs:
         raise RunError(f"{first or runs[0].name} cannot be compared with itself: name two runs.")
     raise RunError(
@@ -222,21 +210,20 @@ def _named(runs, name):
 
 
 def _test_set(run):
-    """What `run` predicted; each seed draws other synthetic images."""
     return _data_set(run.record), run.labels.tobytes()
 
 
 def _data_set(record):
     name, seed = record["dataset"], record["parameters"]["seed"]
-    return f"{name}, seed {seed}" if name == "synthetic" else name
+    return f"{name}, seed {seed}" if name == "synthetic" else name  # each seed draws other images
 
 
 def _preference(pair):
-    models = [run.record["model"] for run in pair]
-    ratio = cost_ratio(*pair)
-    equal = ratio < ABOUT_EQUAL
-    rank = pair[0].top1 + pair[1].top1 if equal else -ratio
-    return models == ["resnet", "xception"], models[0] != models[1], equal, rank
+    ratio, models = cost_ratio(*pair), [run.record["model"] for run in pair]
+    validated = all(len(run.validation_labels) for run in pair)
+    closeness = (True, validated, pair[0].top1 + pair[1].top1)
+    closeness = closeness if ratio < ABOUT_EQUAL else (False, False, -ratio)
+    return models == ["resnet", "xception"], models[0] != models[1], closeness
 
 
 def cost_ratio(first, second):
@@ -245,23 +232,37 @@ def cost_ratio(first, second):
     return high / low
 
 
+def equal_cost_pairs(runs):
+    """Return for each Xception, if any, the best ResNet of about its cost: pairs, the best last."""
+    pairs = [
+        (a, b)
+        for a in sorted(runs, key=lambda run: run.top1)
+        for b in runs
+        if [a.record["model"], b.record["model"]] == ["resnet", "xception"]
+        and cost_ratio(a, b) < ABOUT_EQUAL
+        and _test_set(a) == _test_set(b)
+    ]
+    best = {b.name: (a, b) for a, b in pairs}
+    return sorted(best.values(), key=lambda pair: pair[1].top1)
+
+
 def compare_runs(first, second):
     """Say in one sentence which of two runs is better, by how much, and for what cost."""
     difference, low, high = difference_interval(is_correct(first), is_correct(second))
     better, other = (second, first) if difference > 0 else (first, second)
     a, b = (f"{run.record['petaflops']:.3g}" for run in (better, other))
     ratio = cost_ratio(first, second)
-    times = "" if ratio < ABOUT_EQUAL else f", {ratio:.2g} times the cost"
-    cost = f"{a} against {b} PFLOP of training{times}"
+    apart = "" if ratio < ABOUT_EQUAL else f": one cost {ratio:.2g} times the other"
+    cost = f"for {a} against {b} PFLOP of training{apart}."
     if low <= 0 <= high:
         return (
             f"Between {better.name} and {other.name} no difference is shown: "
-            f"{100 * abs(difference):.2f} points of top-1 may be chance ({cost})."
+            f"{100 * abs(difference):.2f} points of top-1 may be chance,\n  {cost}"
         )
     least, most = sorted((100 * abs(low), 100 * abs(high)))
     return (
         f"{better.name} is better than {other.name} by {100 * abs(difference):.2f} points of top-1 "
-        f"({least:.2f} to {most:.2f}), for {cost}."
+        f"({least:.2f} to {most:.2f}),\n  {cost}"
     )
 
 
@@ -280,13 +281,11 @@ def runs_table(records, columns):
     `columns` are names that `describe_run` knows. The published figures come first, unless the runs
     are on synthetic data.
     """
-    rows = {}
+    rows = []
     if all(record["dataset"] == "cifar100" for record in records):
-        rows = {f"{figures['model']}, published": _published(figures) for figures in PUBLISHED}
-    rows |= {record["name"]: describe_run(record) for record in records}
-    cells = [
-        [name, *(row.get(column, UNKNOWN) for column in columns)] for name, row in rows.items()
-    ]
+        rows = [(f"{figures['model']}, published", _published(figures)) for figures in PUBLISHED]
+    rows += [(record["name"], describe_run(record)) for record in records]
+    cells = [[name, *(row.get(column, UNKNOWN) for column in columns)] for name, row in rows]
     return _markdown([["run", *columns], *cells])
 
 
@@ -306,19 +305,15 @@ def describe_run(record):
         "parameters": f"{record['parameter_count']:,}",
         "epochs": str(len(record["history"]["epoch"])),
         "minutes": f"{sum(record['phase_seconds']) / 60:.0f}",
-        "PFLOPs": f"{record['petaflops']:.2g}",
+        "PFLOPs": f"{record['petaflops']:.3g}",
         "device": several + machine["device"] + cores,
-        "data set": record["dataset"],
+        "data set": _data_set(record),
     }
 
 
 def _published(figures):
-    return {
-        "top-1": _percent(figures["top1"]),
-        "parameters": f"{figures['parameter_count']:,}",
-        "epochs": str(figures["epochs"]),
-        "data set": "cifar100",
-    }
+    described = {name: f"{figures[name]:,}" for name in ("parameters", "epochs", "PFLOPs")}
+    return described | {"top-1": _percent(figures["top1"])}
 
 
 def _percent(fraction):
@@ -330,22 +325,40 @@ def seed_table(records):
 
     The spread is the standard deviation of top-1 over the seeds, in points.
     """
-    groups = {}
-    for record in records:
-        settings = {key: value for key, value in record["parameters"].items() if key != "seed"}
-        key = json.dumps([record["model"], settings], sort_keys=True)
-        groups.setdefault(key, {})[record["parameters"]["seed"]] = record
-    rows = [_seed_row(group) for group in groups.values() if len(group) > 1]
+    rows = [_seed_row(group) for group in seed_groups(records) if len(group) > 1]
     return _markdown([["runs", "seeds", "top-1, mean", "spread"], *rows]) if rows else ""
 
 
-def _seed_row(record_of_seed):
-    top1 = [record["metrics"]["top1"] for record in record_of_seed.values()]
-    names = ", ".join(record["name"] for record in record_of_seed.values())
-    spread = f"{100 * statistics.stdev(top1):.2f}"
-    return [names, str(len(top1)), _percent(statistics.mean(top1)), spread]
+def _seed_row(group):
+    mean, spread = mean_and_spread(group)
+    names = ", ".join(record["name"] for record in group)
+    return [names, str(len(group)), _percent(mean), f"{100 * spread:.2f}"]
+
+
+def mean_and_spread(group):
+    """Return the mean top-1 of the records in `group` and its standard deviation; 0 for one."""
+    top1 = [record["metrics"]["top1"] for record in group]
+    return statistics.mean(top1), statistics.stdev(top1) if len(top1) > 1 else 0.0
+
+
+def seed_groups(records):
+    """Return `records` as lists of those that differ in their seed alone."""
+    groups, copies = {}, Counter()
+    for record in records:
+        parameters = record["parameters"]
+        run = json.dumps([record["model"], parameters], sort_keys=True)
+        copies[run] += 1
+        settings = {name: value for name, value in parameters.items() if name != "seed"}
+        # A copy of a run is no other seed.
+        key = [record["model"], _data_set(record), settings, copies[run]]
+        groups.setdefault(json.dumps(key, sort_keys=True), []).append(record)
+    return list(groups.values())
 
 
 def _markdown(rows):
-    head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([head, f"|{' --- |' * len(rows[0])}", *body])
+    """A table whose first column is text; numbers stay in one line and on the right."""
+    head, *body = [
+        f"| {' | '.join([row[0], *(cell.replace(' ', NO_BREAK) for cell in row[1:])])} |"
+        for row in rows
+    ]
+    return "\n".join([head, f"| --- |{' ---: |' * (len(rows[0]) - 1)}", *body])
