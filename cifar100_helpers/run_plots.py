@@ -1,11 +1,17 @@
 """Figures of one run: each function takes arrays and returns its Axes.
 
-Draws into `ax` if it is given. Throughout, `images` are uint8 (n, height, width, 3),
-`probabilities` float (n, 100), `labels` int (n,), and `names` those of the classes.
+Draws into `ax` if it is given. Throughout, `name` is the run's, for the title; `images` are uint8
+(n, height, width, 3), `probabilities` float (n, 100), `labels` int (n,), and `names` those of the
+classes.
 """
 
+import statistics
+import textwrap
+
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import PowerNorm
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from .evaluation import (
@@ -15,79 +21,268 @@ from .evaluation import (
     superclass_confusion,
 )
 from .plots import new_axes, plot_images, readable
+from .recipes import learning_rate
+
+# Colour-blind readers can tell these apart: Okabe and Ito, "Color Universal Design", 2008.
+BLUE, ORANGE = "#0072B2", "#D55E00"
+PALE_BLUE, PALE_ORANGE = "#CFE3EF", "#F8DFCC"
+OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "muon": "Muon"}
 
 
-def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0):
+# The recipe and the model
+
+
+def plot_schedule(phases, ax=None, *, steps_per_epoch=100):
+    """Draw the learning rate of `phases` over the epochs, and the size of the images behind it.
+
+    The axis is logarithmic if every rate is constant and the largest is ten times the smallest.
+    """
+    ax = ax or new_axes(6, 3)
+    start, rates = 0, [phase.learning_rate for phase in phases]
+    for phase in phases:
+        steps = phase.epochs * steps_per_epoch
+        schedule = learning_rate(phase, steps)
+        at = np.linspace(0, steps, 100)
+        values = [float(schedule(step)) if callable(schedule) else schedule for step in at]
+        epochs = start + at / steps_per_epoch
+        ax.plot(epochs, values, color=BLUE, lw=2)
+        text = f"{OPTIMIZERS[phase.optimizer]}\n{phase.learning_rate:g}"
+        middle = values.index(max(values)) if callable(schedule) else 50
+        ax.annotate(
+            text, (epochs[middle], max(values)), (0, 3), textcoords="offset points",
+            ha="center", va="bottom", fontsize=9, color=BLUE,
+        )  # fmt: skip
+        if start:
+            ax.axvline(start, color="grey", ls=":", lw=1)
+        _draw_image_sizes(ax, phase, start)
+        start += phase.epochs
+    constant = all(phase.schedule == "constant" for phase in phases)
+    if constant and max(rates) >= 10 * min(rates):
+        ax.set(yscale="log", ylim=(min(rates) / 5, max(rates) * 5))
+    else:
+        ax.set_ylim(0, 1.3 * max(rates))
+    ax.set(xlabel="epochs", ylabel="learning rate", xlim=(0, start))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+def _draw_image_sizes(ax, phase, start):
+    """Draw the sizes of the images in a `phase` from epoch `start` as steps along the bottom."""
+    sizes = [phase.image_size(epoch) for epoch in range(phase.epochs)]
+    for size in phase.image_sizes:
+        first, height = start + sizes.index(size), 0.3 * size / max(sizes)
+        place = {"transform": ax.get_xaxis_transform(), "zorder": 0}
+        ax.add_patch(Rectangle((first, 0), sizes.count(size), height, color=PALE_ORANGE, **place))
+        text = f"images of\n{size} × {size}"
+        middle = first + sizes.count(size) / 2
+        ax.text(middle, 0.02, text, ha="center", fontsize=8, color=ORANGE, **place)
+
+
+def plot_ablation(record, ax=None):
+    """Draw what each change to a recipe gains or loses in validation accuracy, in points.
+
+    `record`: the content of results/ablation.json. Its first line is the recipe; every other one is
+    compared with it seed by seed, and the whiskers are one standard deviation over the seeds.
+    """
+    (_, baseline), *changes = record["accuracies"].items()
+    points = {
+        name: [100 * (accuracies[seed] - baseline[seed]) for seed in accuracies]
+        for name, accuracies in changes
+    }
+    ordered = sorted(points, key=lambda name: statistics.mean(points[name]))
+    ax = ax or new_axes(7.5, 1.2 + 0.4 * len(ordered))
+    for row, name in enumerate(ordered):
+        mean = statistics.mean(points[name])
+        spread = statistics.stdev(points[name]) if len(points[name]) > 1 else 0
+        colour = BLUE if mean > 0 else ORANGE
+        ax.barh(row, mean, color=colour, height=0.6, xerr=spread, error_kw={"lw": 1, "capsize": 3})
+        side = 1 if mean > 0 else -1
+        text = f"{mean:+.1f}".replace("-", "−")
+        ax.annotate(
+            text, (mean + side * spread, row), (5 * side, 0), textcoords="offset points",
+            ha="left" if mean > 0 else "right", va="center", fontsize=9,
+        )  # fmt: skip
+    ax.axvline(0, color="black", lw=1)
+    ax.set_yticks(range(len(ordered)), [textwrap.fill(name, 30) for name in ordered])
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    settings, seeds = record["settings"], len(baseline)
+    ax.set_xlabel(
+        "validation accuracy against the whole recipe, points\n"
+        f"(width {settings['width']}, {settings['images']:,} images, {settings['epochs']} epochs, "
+        f"{seeds} seeds)"
+    )
+    ax.set_title("The modern recipe with one thing changed")
+    return ax
+
+
+def plot_resnet(model, ax=None):
+    """Draw a `model` from `build_resnet`, with a small table of its stages below.
+
+    A bar is a 3×3 convolution, as high as its output and darker the more filters it has (both as
+    square roots); an arc is the shortcut of a residual block.
+    """
+    ax = ax or new_axes(9.5, 3)
+    side, _, channels = model.input_shape[1:]
+    stages, widest = {}, max(layer.output.shape[-1] for layer in model.layers)
+    for layer in model.layers:
+        stages.setdefault(layer.name.split("_")[0], []).append(layer)
+    right = _draw_bars(ax, 0, 1, PALE_ORANGE)
+    _write_column(ax, -0.35, ("", "height × width", "filters", "parameters"), ha="right")
+    _write_column(ax, right / 2, ("image", f"{side} × {side}", channels, ""))
+    for stage, layers in stages.items():
+        if not stage.startswith(("stem", "stage", "pool", "probabilities")):
+            continue  # the input, and random transforms
+        *maps, filters = layers[-1].output.shape[1:]
+        height = (maps[0] / side) ** 0.5 if maps else 0.15
+        shade = plt.cm.Blues(0.2 + 0.7 * (filters / widest) ** 0.5)
+        left = right = _draw_arrow(ax, right, 0.55)
+        for block in range(max(1, blocks := sum(layer.name.endswith("_add") for layer in layers))):
+            start = _draw_arrow(ax, right, 0.3) if block else right
+            right = _draw_bars(ax, start, height, shade, residual=bool(blocks))
+        size, parameters = " × ".join(map(str, maps)), sum(layer.count_params() for layer in layers)
+        cells = (stage, size, filters, f"{parameters:,}" if parameters else "")
+        _write_column(ax, (left + right) / 2, cells)
+    ax.set(xlim=(-1.4, right + 0.45), ylim=(-1.85, 1))
+    ax.set_axis_off()
+    ax.set_title(f"{model.name}: {model.count_params():,} parameters")
+    return ax
+
+
+def _draw_bars(ax, left, height, colour, *, residual=False):
+    """Draw one convolution at `left`, or two and the shortcut around them; return the right end."""
+    lefts = [left, left + 0.24] if residual else [left]
+    for bar in lefts:
+        ax.add_patch(Rectangle((bar, -height / 2), 0.16, height, fc=colour, ec="black", lw=0.8))
+    right = lefts[-1] + 0.16
+    if residual:
+        style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": ORANGE, "lw": 1.5}
+        ends = (left - 0.12, 0.02), (right + 0.12, 0.02)
+        bend = f"arc3,rad={-0.9 * height - 0.1}"
+        ax.add_patch(FancyArrowPatch(*ends, connectionstyle=bend, shrinkA=0, shrinkB=0, **style))
+    return right
+
+
+def _draw_arrow(ax, left, length):
+    ax.annotate("", (left + length, 0), (left, 0), arrowprops={"arrowstyle": "-|>", "lw": 1})
+    return left + length
+
+
+def _write_column(ax, x, cells, ha="center"):
+    for row, cell in enumerate(cells):
+        weight = "bold" if row == 0 else "normal"
+        ax.text(x, -0.7 - 0.3 * row, cell, ha=ha, va="center", fontsize=8.5, weight=weight)
+
+
+# Training
+
+
+def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=None, name=None):
     """Draw `quantity` ("loss" or "accuracy") by epoch, with dotted lines between phases.
 
-    `history` is that of `train`: lists by epoch, those of validation under "val_…" if there are
-    any. The first `frozen_epochs`, which trained only the head, are shaded.
+    `history` is that of a record: lists by epoch, those of validation under "val_…" if there are
+    any. The first `frozen_epochs`, which trained only the head, are shaded. `test`: the quantity on
+    the test images after training, in the unit of `history`.
     """
     ax = ax or new_axes(6, 3.5)
-    epochs = history["epoch"]
-    ax.plot(epochs, history[quantity], "o-", ms=3, label="training")
-    if f"val_{quantity}" in history:
-        ax.plot(epochs, history[f"val_{quantity}"], "o-", ms=3, label="validation")
+    epochs, percent = history["epoch"], quantity == "accuracy"
+    scale, unit = (100, ".1f") if percent else (1, ".2f")
+    sign = " %" if percent else ""
+    for key, label, colour in (("", "training", BLUE), ("val_", "validation", ORANGE)):
+        if key + quantity in history:
+            values = scale * np.array(history[key + quantity])
+            label = f"{label}: {values[-1]:{unit}}{sign} at the end"
+            ax.plot(epochs, values, "o-", ms=3, color=colour, label=label)
+    if test is not None:
+        label = f"test: {scale * test:{unit}}{sign}"
+        ax.axhline(scale * test, color=ORANGE, ls="--", lw=1)
+        ax.plot(epochs[-1], scale * test, "D", ls="--", lw=1, color=ORANGE, label=label)
     if frozen_epochs:
         ax.axvspan(0.5, frozen_epochs + 0.5, color="grey", alpha=0.15, lw=0, label="head alone")
     for last_of_phase in np.flatnonzero(np.diff(history["phase"])):
         ax.axvline(epochs[last_of_phase] + 0.5, color="grey", ls=":", lw=1)
-    ax.set(xlabel="epoch", ylabel=quantity)
+    ax.set(xlabel="epoch", ylabel="correct images, %" if percent else quantity)
+    if percent:
+        ax.set_ylim(0, 102)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)
+    ax.set_title(name)
     return ax
 
 
-def plot_class_accuracy(probabilities, labels, names, *, count=10, ax=None):
-    """Draw the accuracies of the `count` hardest and the `count` easiest classes as bars."""
-    accuracy = class_accuracy(probabilities, labels)
+# What the model predicted
+
+
+def plot_class_accuracy(probabilities, labels, names, *, name, count=10, ax=None):
+    """Draw the accuracies of the `count` hardest and the `count` easiest classes as bars.
+
+    A strip above them has a stroke for every class.
+    """
+    accuracy = 100 * class_accuracy(probabilities, labels)
     order = np.argsort(accuracy, kind="stable")
-    shown = np.concatenate([order[:count], order[-count:]])
-    rows = np.arange(2 * count)
-    ax = ax or new_axes(7, 0.25 * len(rows) + 1)
-    ax.barh(rows, accuracy[shown], color=np.where(rows < count, "tab:red", "tab:green"))
-    ax.set_yticks(rows, [readable(names[fine]) for fine in shown])
+    shown, rows = np.concatenate([order[:count], order[-count:]]), np.arange(2 * count)
+    ax = ax or new_axes(7, 1.2 + 0.23 * len(rows))
+    bars = ax.barh(rows, accuracy[shown], color=np.where(rows < count, ORANGE, BLUE))
+    ax.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+    ax.plot(accuracy, np.full(len(accuracy), 2 * count + 0.3), "|", color="grey", ms=14, alpha=0.6)
+    labels_of_rows = [readable(names[fine]) for fine in shown]
+    ax.set_yticks([*rows, 2 * count + 0.3], [*labels_of_rows, f"all {len(accuracy)} classes"])
     ax.axhline(count - 0.5, color="grey", ls=":", lw=1)
-    ax.set(xlabel="fraction of test images recognised", xlim=(0, 1))
-    ax.set_title(f"The {count} hardest and the {count} easiest classes")
+    ax.set(xlabel="correct test images of the class, %", xlim=(0, 100), ylim=(-0.7, 2 * count + 1))
+    ax.set_title(f"{name}: the {count} hardest and the {count} easiest classes")
     return ax
 
 
-def plot_confused_pairs(probabilities, labels, names, *, count=12, ax=None):
-    """Draw the pairs of classes most often taken for each other as bars, the worst first."""
+def plot_confused_pairs(probabilities, labels, names, coarse_of_fine, *, name, count=12, ax=None):
+    """Draw the pairs of classes most often taken for each other as bars, the worst first.
+
+    Pairs of the same superclass, by `coarse_of_fine`, int (100,), have a colour of their own.
+    """
     pairs = most_confused_pairs(probabilities, labels, count)
-    ax = ax or new_axes(7, 0.28 * count + 1)
-    rows = range(len(pairs))
-    ax.barh(rows, [images for _, _, images in pairs], color="tab:purple")
-    ax.set_yticks(rows, [readable(f"{names[a]} / {names[b]}") for a, b, _ in pairs])
+    ax = ax or new_axes(7, 1.2 + 0.28 * count)
+    for siblings, colour in ((True, BLUE), (False, ORANGE)):
+        chosen = [
+            row
+            for row, (a, b, _) in enumerate(pairs)
+            if (coarse_of_fine[a] == coarse_of_fine[b]) == siblings
+        ]
+        label = "of the same superclass" if siblings else "of different superclasses"
+        bars = ax.barh(chosen, [pairs[row][2] for row in chosen], color=colour)
+        bars.set_label(f"{label}: {len(chosen)} of {len(pairs)}")
+        ax.bar_label(bars, padding=3, fontsize=8)
+    ax.set_yticks(range(len(pairs)), [readable(f"{names[a]} / {names[b]}") for a, b, _ in pairs])
     ax.invert_yaxis()
     ax.set_xlabel("test images of either class taken for the other")
-    ax.set_title("The pairs of classes confused most often")
+    ax.legend(frameon=False, loc="lower right")
+    ax.set_title(f"{name}: the classes confused most often")
     return ax
 
 
-def plot_superclass_confusion(probabilities, labels, coarse_of_fine, coarse_names, ax=None):
+def plot_superclass_confusion(
+    probabilities, labels, coarse_of_fine, coarse_names, *, name, ax=None
+):
     """Draw what images of each superclass (row) are taken for (column), in percent of the row.
 
     `coarse_of_fine`: int (100,), the superclass of each class. Numbers below 0.5 % are left out.
     """
     counts = superclass_confusion(probabilities, labels, coarse_of_fine)
     percent = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    ax = ax or new_axes(10, 9.5)
+    ax = ax or new_axes(9, 7.4)
     display = ConfusionMatrixDisplay(percent, display_labels=list(map(readable, coarse_names)))
     # On an even scale, all mistakes would look white beside the diagonal.
-    scale = {"norm": PowerNorm(0.5, vmin=0, vmax=100)}
+    scale = {"norm": PowerNorm(0.5, vmin=0, vmax=100), "aspect": "auto"}
     display.plot(ax=ax, cmap="Blues", colorbar=False, values_format=".0f", im_kw=scale)
     for text in display.text_.flat:
         text.set(fontsize=8, visible=text.get_text() != "0")
     ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=45, ha="right")
+    ax.tick_params(labelsize=9)
     ax.set(xlabel="predicted superclass", ylabel="true superclass")
-    ax.set_title("Which superclass is taken for which: % of each row, mistakes off the diagonal")
+    ax.set_title(f"{name}: which superclass is taken for which, % of each row")
     return ax
 
 
-def plot_confident_mistakes(images, probabilities, labels, names, *, count=10):
-    """Draw the wrong predictions of highest probability: what was seen, and what it is."""
+def plot_confident_mistakes(images, probabilities, labels, names, *, name, count=10):
+    """Draw the wrong predictions of highest probability: what was predicted, and what it is."""
     mistakes = most_confident_mistakes(probabilities, labels, count)
     predicted = probabilities.argmax(axis=1)
     titles = [
@@ -95,21 +290,47 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, count=10):
         f"is {readable(names[labels[i]])}"
         for i in mistakes
     ]
-    heading = "The most confident mistakes: seen, how surely, and what the label says"
+    heading = f"{name}: its surest mistakes, “predicted” and what the label says"
     return plot_images(images[mistakes], titles, columns=5, size=1.6, heading=heading)
 
 
-def plot_neighbours(images, queries, neighbours, labels, names):
-    """Draw rows of images, each a query and its nearest neighbours, named by their classes.
+# What the features know
 
-    `queries`, int (rows,), and `neighbours`, int (rows, columns), are indices into `images`.
+
+def plot_neighbours(images, queries, neighbours, labels, names):
+    """Draw rows of images: a query and its nearest neighbours; those of its class are framed.
+
+    `queries`, int (rows,), and `neighbours`, int (rows, columns), are indices into `images`. Five
+    rows fill a screen.
     """
     shown = np.column_stack([queries, neighbours])
     titles = [readable(names[label]) for label in labels[shown.flat]]
-    heading = "One picture in each row, and its nearest neighbours; green: of the same class"
-    drawn = plot_images(images[shown.flat], titles, columns=shown.shape[1], heading=heading)
-    for row, classes in zip(drawn.reshape(shown.shape), labels[shown], strict=True):
+    heading = "An image, and its nearest neighbours: ✓ and a frame for the same class"
+    axes = plot_images(images[shown.flat], titles, columns=shown.shape[1], heading=heading)
+    for row, classes in zip(axes.reshape(shown.shape), labels[shown], strict=True):
         row[0].title.set_weight("bold")
         for ax, fine in zip(row[1:], classes[1:], strict=True):
-            ax.title.set_color("tab:green" if fine == classes[0] else "tab:red")
-    return drawn
+            if fine == classes[0]:
+                ax.set_title(f"✓ {ax.get_title()}", fontsize=8, color=BLUE)
+                frame = {"fill": False, "ec": BLUE, "lw": 4, "transform": ax.transAxes}
+                ax.add_patch(Rectangle((0, 0), 1, 1, **frame))
+    return axes
+
+
+def plot_embedding(points_by_title, coarse_labels, coarse_names):
+    """Draw points in the plane, coloured by superclass, beside each other for each title.
+
+    `points_by_title`: a dict of float (n, 2), such as scikit-learn's `TSNE` of the features before
+    and after fine-tuning; `coarse_labels`, int (n,), are of the same images.
+    """
+    panels = len(points_by_title)
+    figure, axes = plt.subplots(1, panels, figsize=(4 * panels + 2, 4.4), layout="constrained")
+    axes = np.atleast_1d(axes)
+    for ax, (title, points) in zip(axes, points_by_title.items(), strict=True):
+        for coarse, coarse_name in enumerate(coarse_names):
+            x, y = points[coarse_labels == coarse].T
+            label = readable(coarse_name) if ax is axes[0] else None
+            ax.scatter(x, y, s=6, lw=0, color=plt.cm.tab20(coarse), label=label)
+        ax.set(aspect="equal", xticks=[], yticks=[], title=title)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8, markerscale=3)
+    return axes
