@@ -1,63 +1,119 @@
-"""Run a notebook on real data, then store its outputs, its run's record and the README's table.
+"""Run notebooks on real data; store the record of each run, the README's table and its figure.
 
-    python scripts/publish.py 03_resnet laptop --model  # with notebooks/laptop/03_resnet.yaml
-    python scripts/publish.py 01_data                   # with the notebook's own parameters
+    python scripts/publish.py 03_resnet published           # a notebook and its profile
+    python scripts/publish.py 03_resnet half_hour 04_xception laptop --model
+    python scripts/publish.py 01_data 02_augment 05_compare # with the profiles that they name
+    python scripts/publish.py 03_resnet half_hour -p seed 1 -p run_name resnet_half_hour_seed1
 
-The notebook runs in build/ and replaces the stored one only if it ends without an error. A run
-that has been trained before is not trained again.
+A run that is killed goes on after its last whole epoch when this is called again, so
+`timeout 540 python scripts/publish.py ...` does a piece of it. A finished run is not trained again.
+Executed notebooks lie in build/published/; one that ran as its own parameters cell says replaces
+the stored one. A run on synthetic data is a rehearsal: its record stays in build/published/ too.
 """
 
 import argparse
 import ast
 import shutil
+import statistics
+import sys
+from operator import itemgetter
 from pathlib import Path
 
+import matplotlib as mpl
 import nbformat
 import papermill
 import yaml
 
-from cifar100_helpers.results import load_run, load_runs, runs_table
+from cifar100_helpers.comparison_plots import plot_cost
+from cifar100_helpers.errors import ParameterError, UserError
+from cifar100_helpers.parameters import resolve
+from cifar100_helpers.results import PUBLISHED, load_run, load_runs, seed_groups
 from cifar100_helpers.storage import atomic_path, exclusive_lock
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = (
-    "top-1",
-    "without near-duplicates",
-    "top-5",
-    "parameters",
-    "epochs",
-    "minutes",
-    "PFLOPs",
-    "device",
-)
+RESULTS, BUILD = ROOT / "results", ROOT / "build" / "published"
+NOTEBOOKS = {file.stem: file for file in sorted((ROOT / "notebooks").glob("0*.ipynb"))}
+MODELS = {"resnet": "ResNet", "xception": "Xception"}
+JUPYTERLAB_METADATA = {  # what it writes itself: opening a stored notebook changes nothing
+    "kernelspec": {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    },
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+        "version": "3.11.7",
+    },
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("notebook", help="such as 03_resnet")
-    parser.add_argument("profile", nargs="?", help="a folder of notebooks/, such as laptop")
+    parser.add_argument("names", nargs="+", help="notebooks, each with a profile behind it or none")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     parser.add_argument("--model", action="store_true", help="store model.keras as well")
     arguments = parser.parse_args()
-    source = ROOT / "notebooks" / f"{arguments.notebook}.ipynb"
-    parameters = all_parameters(source, arguments.profile)
-    if parameters.get("dataset") == "synthetic":
-        parser.error("only runs on real data are published")
-    executed = ROOT / "build" / "published" / source.name
+    changes = {name: yaml.safe_load(value) for name, value in arguments.p}
+    try:
+        for notebook, profile in pairs(arguments.names):
+            publish(notebook, profile, changes, with_model=arguments.model)
+        write_readme()
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def pairs(names):
+    """Return `names` as pairs of a notebook and the profile behind it, or None."""
+    found = []
+    for name in names:
+        if name in NOTEBOOKS:
+            found.append((name, None))
+        elif found and not found[-1][1]:
+            found[-1] = found[-1][0], name
+        else:
+            raise ParameterError(f"{name} is no notebook: there are {', '.join(NOTEBOOKS)}.")
+    return found
+
+
+def publish(name, profile, changes, *, with_model=False):
+    """Execute the notebook `name` with `profile` and `changes`, then store what it made."""
+    source = NOTEBOOKS[name]
+    own = ast.literal_eval(papermill.inspect_notebook(str(source))["profile"]["default"])
+    parameters = {"profile": profile or own} | changes
+    settings = resolve(parameters, name)
+    rehearsal = getattr(settings, "dataset", "cifar100") == "synthetic"
+    run_name = getattr(settings, "run_name", None)
+    if run_name:
+        run_dir = ROOT / settings.results_dir / run_name
+        published = (BUILD if rehearsal else RESULTS) / run_name
+        if (published / "run.json").exists() and not run_dir.exists():
+            shutil.copytree(published, run_dir)  # trained elsewhere
+    executed = BUILD / f"{run_name or name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    options = {"cwd": source.parent, "progress_bar": False, "log_output": True}
+    options = {"cwd": source.parent, "progress_bar": False, "stdout_file": sys.stdout}
     notebook = papermill.execute_notebook(source, executed, parameters, **options)
-    if "run_name" in parameters:
-        publish_record(ROOT / "runs" / parameters["run_name"], with_model=arguments.model)
-    store(notebook, source)
-    write_readme_table()
+    if run_name:
+        publish_record(run_dir, published, with_model=with_model)
+    store(notebook, executed)
+    if parameters == {"profile": own} and not rehearsal:
+        store(notebook, source)
 
 
-def all_parameters(source, profile):
-    """Return the parameters of the notebook `source`, some of them set by `profile`, if any."""
-    inspected = papermill.inspect_notebook(str(source))
-    own = {name: ast.literal_eval(inspected[name]["default"]) for name in inspected}
-    file = source.parent / str(profile) / f"{source.stem}.yaml"
-    return own | (yaml.safe_load(file.read_text()) if profile else {})
+def publish_record(run_dir, published, *, with_model=False):
+    """Copy the record in `run_dir` to the folder `published`, and its trained model if asked."""
+    published.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(run_dir / "lock", "works in"):
+        load_run(run_dir)  # raises RunError if it is damaged
+        (published / "run.json").unlink(missing_ok=True)  # it comes last: then the record is whole
+        (published / "model.keras").unlink(missing_ok=True)
+        for name in ("predictions.npz", *["model.keras"] * with_model, "run.json"):
+            with atomic_path(published / name) as unfinished:
+                shutil.copyfile(run_dir / name, unfinished)
 
 
 def store(notebook, target):
@@ -71,37 +127,60 @@ def store(notebook, target):
         results = [out for out in cell.outputs if out.output_type == "execute_result"]
         for counted in (cell, *results):
             counted.execution_count = count
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    notebook.metadata = JUPYTERLAB_METADATA
     with atomic_path(target) as unfinished:
         nbformat.write(notebook, unfinished)
 
 
-def publish_record(run_dir, results=ROOT / "results", *, with_model=False):
-    """Copy the record of the run in `run_dir` into `results`, and its trained network if asked."""
-    target = results / run_dir.name
-    target.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(run_dir / "lock", "works in"):
-        load_run(run_dir)  # raises RunError if it is damaged
-        (target / "run.json").unlink(missing_ok=True)  # it comes last: then the record is whole
-        (target / "model.keras").unlink(missing_ok=True)
-        for name in ("predictions.npz", *["model.keras"] * with_model, "run.json"):
-            with atomic_path(target / name) as unfinished:
-                shutil.copyfile(run_dir / name, unfinished)
+def write_readme():
+    """Draw the README's figure and write its table, both of the committed records."""
+    mpl.use("Agg")
+    figure = plot_cost(load_runs(RESULTS)).figure
+    figure.savefig(RESULTS / "cost.png", dpi=150, bbox_inches="tight")
+    readme, start, end = ROOT / "README.md", "<!-- results -->\n", "<!-- end of results -->"
+    before, rest = readme.read_text(encoding="utf-8").split(start)
+    text = f"{before}{start}{readme_table()}\n{end}{rest.split(end)[1]}"
+    readme.write_text(text, encoding="utf-8")
 
 
 def readme_table():
-    """Return the README's table: the published figures and the committed records of seed 0."""
-    records = [run.record for run in load_runs(ROOT / "results")]
-    return runs_table([r for r in records if r["parameters"]["seed"] == 0], COLUMNS)
+    """Return the README's table in Markdown: the published figures, then the records by time.
+
+    Runs that differ in their seed alone are one row, with their means.
+    """
+    rows = [
+        (f"{MODELS[name]} as published", "", "", f"{100 * top1:.2f} %", describe_model(name, size))
+        for name, top1, size in map(itemgetter("model", "top1", "parameters"), PUBLISHED)
+    ]
+    groups = seed_groups([run.record for run in load_runs(RESULTS)])
+    rows += [describe_group(group) for group in sorted(groups, key=mean_minutes)]
+    head = ("run", "what you need", "time", "accuracy", "model")
+    lines = [f"| {' | '.join(row)} |" for row in [head, *rows]]
+    return "\n".join([lines[0], "| --- | --- | ---: | ---: | --- |", *lines[1:]])
 
 
-def write_readme_table():
-    readme = ROOT / "README.md"
-    start, end = "<!-- results -->\n", "<!-- end of results -->"
-    before, rest = readme.read_text().split(start)
-    after = rest.split(end)[1]
-    readme.write_text(f"{before}{start}{readme_table()}\n{end}{after}")
+def describe_group(group):
+    """Return the cells of a row for a `group` of records that differ in their seed alone."""
+    record = min(group, key=lambda record: record["parameters"]["seed"])
+    machine, (low, high) = record["machine"], record["metrics"]["top1_interval"]
+    device = machine["device"] if machine["gpus"] else f"{machine['cores']} cores"
+    top1 = statistics.mean(member["metrics"]["top1"] for member in group)
+    seeds = f", mean of {len(group)} seeds" if len(group) > 1 else ""
+    return (
+        record["name"],
+        f"{machine['gpus']} × {device}" if machine["gpus"] > 1 else device,
+        f"{mean_minutes(group):.0f} min",
+        f"{100 * top1:.2f} % ± {50 * (high - low):.1f}{seeds}",
+        describe_model(record["model"], record["parameter_count"]),
+    )
+
+
+def describe_model(name, parameters):
+    return f"{MODELS[name]}, {parameters / 1e6:.1f} M parameters"
+
+
+def mean_minutes(group):
+    return statistics.mean(sum(record["phase_seconds"]) for record in group) / 60
 
 
 if __name__ == "__main__":

@@ -1,5 +1,11 @@
+import os
+import re
 import runpy
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -10,6 +16,45 @@ from cifar100_helpers.results import load_run
 
 ROOT = Path(__file__).parent.parent
 PUBLISH = runpy.run_path(str(ROOT / "scripts" / "publish.py"))
+TINY = {"train_limit": 200, "batch_size": 40, "epochs": 15, "width": 2, "seed": 1}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of what the script reads and writes."""
+    for name in ("notebooks", "scripts", "results"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.keras"))
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*.*") if file.suffix != ".png"}
+
+
+def test_killed_run_goes_on_when_called_again_and_leaves_record_and_notebook(project):
+    changes = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
+    command = [sys.executable, "scripts/publish.py", "03_resnet", "quick", *changes]
+    stored = contents(project / "notebooks") | contents(project / "results")
+    piece = subprocess.Popen(
+        command, cwd=project, start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    while not (project / "runs/resnet_quick/checkpoint.npz").exists():
+        assert piece.poll() is None, piece.stdout.read()
+        time.sleep(0.05)
+    os.killpg(piece.pid, signal.SIGKILL)
+    piece.communicate()
+
+    again = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True)
+    assert int(re.search(r"trained before; (\d+) epochs to go", again.stdout)[1]) > 0
+    record = load_run(project / "build/published/resnet_quick").record
+    assert len(record["history"]["epoch"]) == 15 and record["dataset"] == "synthetic"
+    assert TINY.items() <= record["parameters"].items()
+    executed = (project / "build/published/resnet_quick.ipynb").read_text()
+    assert "trained before; " in executed and str(project) not in executed
+    # A rehearsal, and not the run of the parameters cell: nothing that is committed changes.
+    assert contents(project / "notebooks") | contents(project / "results") == stored
 
 
 def test_stored_notebook_has_outputs_but_no_traces_of_the_run(tmp_path):
@@ -37,27 +82,13 @@ def test_stored_notebook_has_outputs_but_no_traces_of_the_run(tmp_path):
     assert [cell.get("execution_count") for cell in stored.cells] == [None, 1, 2]
     assert stored.cells[2].outputs[0].execution_count == 2
     assert stored.cells[2].metadata == {"tags": ["nbval-ignore-output"]}
+    assert stored.metadata == PUBLISH["JUPYTERLAB_METADATA"]
     assert "papermill" not in target.read_text() and "somewhere" not in target.read_text()
-    assert stored.metadata.kernelspec.name == "python3"
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize(
-    ("name", "profile", "run_name"),
-    [
-        ("01_data", None, None),
-        ("03_resnet", None, "resnet_published"),
-        ("03_resnet", "laptop", "resnet_laptop"),
-        ("05_compare", None, None),
-    ],
-)
-def test_run_is_the_one_of_the_profile_or_else_of_the_notebook(name, profile, run_name):
-    source = ROOT / "notebooks" / f"{name}.ipynb"
-    assert PUBLISH["all_parameters"](source, profile).get("run_name") == run_name
-
-
 @pytest.mark.parametrize("with_model", [True, False])
-def test_published_record_is_whole_and_has_its_network_if_asked(tmp_path, with_model):
+def test_published_record_is_whole_and_has_its_model_if_asked(tmp_path, with_model):
     source = sorted((ROOT / "results").glob("*/run.json"))[0].parent
     run_dir, published = tmp_path / source.name, tmp_path / "results" / source.name
     shutil.copytree(source, run_dir)
@@ -65,10 +96,18 @@ def test_published_record_is_whole_and_has_its_network_if_asked(tmp_path, with_m
     published.mkdir(parents=True)
     (published / "model.keras").write_bytes(b"of an earlier run")
 
-    PUBLISH["publish_record"](run_dir, tmp_path / "results", with_model=with_model)
+    PUBLISH["publish_record"](run_dir, published, with_model=with_model)
     assert load_run(published).record == load_run(run_dir).record
     copies = [file.read_bytes() for file in published.glob("*.keras")]
     assert copies == [b"of this run"] * with_model
+
+
+def test_each_notebook_has_the_profile_that_follows_it():
+    names = ["03_resnet", "half_hour", "03_resnet", "laptop", "05_compare"]
+    pairs = [("03_resnet", "half_hour"), ("03_resnet", "laptop"), ("05_compare", None)]
+    assert PUBLISH["pairs"](names) == pairs
+    with pytest.raises(ValueError, match="3_resnet is no notebook"):
+        PUBLISH["pairs"](["01_data", "quick", "3_resnet"])
 
 
 def test_readme_shows_the_table_of_the_committed_records():
