@@ -8,7 +8,7 @@ import os
 import pickle
 import socket
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import filelock
@@ -17,8 +17,10 @@ import numpy as np
 
 from .errors import DatasetError, ParameterError, in_one_line
 from .runtime import progress_bar
-from .synthetic import IMAGE_SIZE as IMAGE_SIZE
-from .synthetic import draw_sets
+from .storage import places
+from .synthetic import draw_images
+
+IMAGE_SIZE = 32  # pixels: the side of every image
 
 SUPERCLASSES = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
@@ -53,12 +55,11 @@ OFFICIAL_MD5 = {
     "archive": "eb9058c3a382ffc7106e4002c42a8d85",
     "train": "16019d7e3df5f24257cddd939b257f8d",
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-    "meta": "7973b15100ade9c7d40fb424638fde48",
 }
 NEAR_DUPLICATES = Path(__file__).with_name("near_duplicates.csv")
 
-_FILES = ("train", "test", "meta")
-_FOLDER = "cifar-100-python"  # in the archive
+_FILES = ("train", "test")  # the third, meta, holds the names above
+_FOLDER = "cifar-100-python"  # in the archive; and where older versions of Keras unpacked it
 _CACHED = "cifar-100-python-target"  # where keras.datasets.cifar100 unpacks it
 _TIMEOUT_SECONDS = 60
 
@@ -80,10 +81,10 @@ class Cifar100:
     x_test: np.ndarray
     y_test: np.ndarray
     coarse_test: np.ndarray
-    fine_names: tuple
-    coarse_names: tuple
-    coarse_of_fine: np.ndarray
     name: str
+    fine_names: tuple = FINE_NAMES
+    coarse_names: tuple = COARSE_NAMES
+    coarse_of_fine: np.ndarray = field(default_factory=COARSE_OF_FINE.copy)
 
     def __post_init__(self):
         for value in vars(self).values():
@@ -111,49 +112,47 @@ def load_cifar100(data_dir=None):
     """Return CIFAR-100 as a `Cifar100`, read from files whose MD5 is the official one.
 
     Looks in `data_dir`, else in the folder that the environment variable CIFAR100_DIR names (in
-    either, the folder of train, test and meta or the one above), else in Keras's cache
-    (`~/.keras/datasets`, or under KERAS_HOME), else downloads the official archive (169 MB) into
-    that cache. Raises DatasetError if a named folder lacks the files, a file is not the official
-    one, or the download fails.
+    either, the folder of train and test or the one above; a relative path starts at the working
+    directory or at the project's root), else in Keras's cache (`~/.keras/datasets`, or under
+    KERAS_HOME), else downloads the official archive (169 MB) into that cache. Raises DatasetError
+    if a named folder lacks the files, a file is not the official one, or the download fails, and
+    ParameterError if a path starts in the home of an unknown user.
     """
     if named := data_dir or os.environ.get("CIFAR100_DIR"):
         files = _official_files(_locate(named, "data_dir" if data_dir else "CIFAR100_DIR"))
     else:
         files = _cached_files() or _download()
-    train, test = _arrays(files["train"]), _arrays(files["test"])
-    _, fine, coarse = train
-    coarse_of_fine = np.empty(100, dtype=np.int64)
-    coarse_of_fine[fine] = coarse
-    meta = pickle.loads(files["meta"], encoding="bytes")
-    fine_names = tuple(name.decode() for name in meta[b"fine_label_names"])
-    coarse_names = tuple(name.decode() for name in meta[b"coarse_label_names"])
-    return Cifar100(*train, *test, fine_names, coarse_names, coarse_of_fine, "cifar100")
+    return Cifar100(*_arrays(files["train"]), *_arrays(files["test"]), "cifar100")
 
 
 def load_synthetic(*, train_size=50_000, test_size=10_000, seed=0):
     """Draw a `Cifar100` named "synthetic", the same for the same `seed`.
 
-    Sizes are multiples of 100, for equally many images of every class; others raise ParameterError.
+    Both sizes are multiples of 100, the same number of every class; others raise ParameterError.
     """
-    for parameter, size in (("train_size", train_size), ("test_size", test_size)):
-        if size <= 0 or size % len(FINE_NAMES):
-            raise ParameterError(
-                f"{parameter} is {size!r}: give a multiple of {len(FINE_NAMES)}, "
-                "equally many images of every class."
-            )
+    if train_size % 100 or test_size % 100:
+        raise ParameterError(
+            f"train_size {train_size} and test_size {test_size} must be multiples of 100: "
+            "the same number of images of every class."
+        )
+    rng = np.random.default_rng((seed, 1))  # other numbers than the drawings are made of
+    each = [np.repeat(np.arange(100), size // 100) for size in (train_size, test_size)]
+    labels = np.concatenate([rng.permutation(part) for part in each])
+    images = draw_images(labels, COARSE_OF_FINE, IMAGE_SIZE, seed=seed)
     train, test = (
-        (images, labels, COARSE_OF_FINE[labels])
-        for images, labels in draw_sets((train_size, test_size), COARSE_OF_FINE, seed)
+        (images[part], labels[part], COARSE_OF_FINE[labels[part]])
+        for part in (slice(train_size), slice(train_size, None))
     )
-    return Cifar100(*train, *test, FINE_NAMES, COARSE_NAMES, COARSE_OF_FINE.copy(), "synthetic")
+    return Cifar100(*train, *test, "synthetic")
 
 
 def train_validation_split(labels, validation_size, *, train_limit=0, seed=0):
-    """Split images into training and validation, each class with the same share in both.
+    """Split images into training and validation, the same number of every class in each.
 
-    `labels`: (N,) classes of the images. `validation_size`: images to validate on, 0 for none.
-    `train_limit`: images to train on, 0 for all others. Returns two sorted int64 arrays of indices,
-    the same for the same `seed`. Raises ParameterError if a part would lack a class.
+    `labels`: (N,) classes of the images, equally many of each. `validation_size`: images to
+    validate on, 0 for none. `train_limit`: images to train on, 0 for all others. Returns two sorted
+    int64 arrays of indices, the same for the same `seed`. Raises ParameterError if a size is no
+    multiple of the number of classes, or too large.
     """
     labels = np.asarray(labels)
     train, validation = np.arange(len(labels)), np.arange(0)
@@ -187,19 +186,20 @@ def mark_near_duplicates(cifar):
 
 
 def _locate(named, source):
-    """Return the folder of the three files: the one that `source` names, or a folder in it."""
-    folder = Path(os.path.expanduser(str(named)))
-    for place in (folder, folder / _FOLDER):
-        if all(os.path.isfile(place / name) for name in _FILES):
-            return place
+    """Return the folder of the files: one that `source` may mean by `named`, or a folder in it."""
+    folders = places(named)
+    for folder in itertools.chain(*((place, place / _FOLDER) for place in folders)):
+        if all((folder / name).is_file() for name in _FILES):
+            return folder
+    looked = " and ".join(map(str, folders))
     raise DatasetError(
-        f"{source} names {named}, which does not hold the files train, test and meta of "
-        f"CIFAR-100: name the folder that does, or leave {source} empty to have them fetched."
+        f"{source} is {str(named)!r}, but the files train and test of CIFAR-100 are not in "
+        f"{looked}: name their folder, or leave {source} empty to have them fetched."
     )
 
 
 def _official_files(folder):
-    """Return the bytes of the three files by name, or raise DatasetError if one is not official."""
+    """Return the bytes of both files by name, or raise DatasetError if one is not official."""
     files = {}
     for name in _FILES:
         file = folder / name
@@ -219,9 +219,9 @@ def _official_files(folder):
 def _arrays(raw):
     """Return images, labels and superclasses of the verified bytes of train or test."""
     content = pickle.loads(raw, encoding="bytes")
-    planes = content[b"data"].reshape(-1, 3, 32 * 32)
-    images = np.empty((len(planes), 32, 32, 3), dtype=np.uint8)
-    pixels = images.reshape(-1, 32 * 32, 3)
+    planes = content[b"data"].reshape(-1, 3, IMAGE_SIZE**2)
+    images = np.empty((len(planes), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    pixels = images.reshape(-1, IMAGE_SIZE**2, 3)
     for channel in range(3):  # several times as fast as one transposition
         pixels[..., channel] = planes[:, channel]
     return images, np.array(content[b"fine_labels"]), np.array(content[b"coarse_labels"])
@@ -235,9 +235,9 @@ def _caches():
 
 
 def _cached_files():
-    for cache in _caches():
+    for cache, folder in itertools.product(_caches(), (Path(_CACHED, _FOLDER), _FOLDER)):
         with contextlib.suppress(DatasetError):
-            return _official_files(cache / "datasets" / _CACHED / _FOLDER)
+            return _official_files(cache / "datasets" / folder)
     return None
 
 
@@ -277,17 +277,16 @@ def _fetch(cache):
 
 
 def _stratified(parameter, size, indices, labels, seed):
-    """Return `size` of the `indices` and the others, each with its share of every class."""
+    """Return `size` of the `indices` and the others, each with as many of every class."""
     # Loading a data set should not have to wait for scikit-learn.
     from sklearn.model_selection import train_test_split
 
     labels = labels[indices]
-    least = len(np.unique(labels))
-    most = len(indices) - least
-    if size not in range(least, most + 1):
+    classes = len(np.unique(labels))
+    if size not in range(classes, len(indices), classes):
         raise ParameterError(
-            f"{parameter} is {size!r}, to be chosen from {len(indices):,} images of {least} "
-            f"classes: give 0, or a whole number from {least:,} to {most:,}, so that each part "
-            "has an image of every class."
+            f"{parameter} is {size!r}, to be chosen from {len(indices):,} images of {classes} "
+            f"classes: give 0, or a multiple of {classes} below {len(indices):,}, the same number "
+            "of every class."
         )
     return train_test_split(indices, train_size=size, stratify=labels, random_state=seed)

@@ -1,83 +1,45 @@
-"""A learnable stand-in for CIFAR-100, drawn in memory.
+"""Drawings that a network can learn to tell apart: superclass colours, class forms, light, noise.
 
-Every superclass has its colours and a soft background. Every class puts a form of
-its own into the middle, in a hue close to its superclass's. Every image is its class's picture,
-shifted, mirrored, under a coloured veil, in another light and with noise. So classes of a
-superclass resemble each other, as in the real data.
+A superclass has two colours and a form, which each of its classes varies. An image shows its
+class's form somewhere else, in light from another side, under noise.
 """
 
-import colorsys
-import itertools
-
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
-IMAGE_SIZE = 32
-_VEILS = 64
+BLOCK = 100  # images that fit the processor's cache
 
 
-def draw_sets(sizes, coarse_of_fine, seed):
-    """Draw sets of images, each of one of the `sizes`, multiples of the number of classes.
+def draw_images(labels, superclasses, size, *, seed=0):
+    """Return an image per label: uint8 (N, `size`, `size`, 3), the same for the same arguments.
 
-    Yields (images, labels) per set: uint8 (size, 32, 32, 3) and int64 (size,); the same for the
-    same `seed`. `coarse_of_fine`: int (classes,), the superclass of each class.
+    `labels`: int (N,), the class of each image. `superclasses`: int (classes,), the superclass of
+    each class.
     """
     rng = np.random.default_rng(seed)
-    pictures, veils = _shifted(_class_pictures(rng, coarse_of_fine)), _waves(rng, _VEILS, 2)
-    for size in sizes:
-        yield _draw(rng, size, pictures, veils)
+    pixels = _class_pictures(rng, superclasses, size).reshape(-1, 3)
+    images = np.empty((len(labels), size, size, 3), np.uint8)
+    y, x = np.ogrid[:size, :size]
+    for start in range(0, len(labels), BLOCK):
+        block = labels[start : start + BLOCK, None, None]
+        down, right = rng.integers(-4, 5, (2, len(block), 1, 1))
+        moved = (block * size + (y + down) % size) * size + (x + right) % size
+        image = pixels.take(moved, axis=0)
+        light, slope_y, slope_x = rng.uniform(-0.4, 0.4, (3, len(block), 1, 1)).astype(np.float32)
+        image *= (1 + light + slope_y * (y / size - 0.5) + slope_x * (x / size - 0.5))[..., None]
+        image += rng.integers(-60, 61, (len(block), size, size, 1), dtype=np.int8)
+        images[start : start + BLOCK] = image.clip(0, 255)
+    return images
 
 
-def _waves(rng, count, cycles):
-    """(count, 1, 32, 32) soft patterns from -1 to 1 whose opposite edges meet."""
-    y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] * (2 * np.pi / IMAGE_SIZE)
-    total = np.zeros((count, 1, IMAGE_SIZE, IMAGE_SIZE))
-    for _ in range(3):
-        down, right = rng.integers(-cycles, cycles + 1, (2, count, 1, 1, 1))
-        total += np.sin(down * y + right * x + rng.uniform(0, 2 * np.pi, (count, 1, 1, 1)))
-    return (total / 3).astype(np.float32)
-
-
-def _colors(hues, saturation, value):
-    """(len(hues), 3, 1, 1) from 0 to 255."""
-    colors = [colorsys.hsv_to_rgb(hue % 1, saturation, value) for hue in hues]
-    return 255 * np.array(colors).reshape(-1, 3, 1, 1)
-
-
-def _class_pictures(rng, coarse_of_fine):
-    """(100, 3, 32, 32) from 0 to 255: a form on the background of the superclass."""
-    superclasses = np.unique(coarse_of_fine)
-    hues = rng.permutation(superclasses) / len(superclasses)
-    light = (_waves(rng, len(hues), 1) + 1) / 2
-    ground = light * _colors(hues, 0.35, 0.95) + (1 - light) * _colors(hues + 0.08, 0.6, 0.45)
-    form_hues = (hues + 0.45)[coarse_of_fine] + rng.uniform(-0.1, 0.1, len(coarse_of_fine))
-    y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] - (IMAGE_SIZE - 1) / 2
-    window = 1.4 * np.exp(-(((x**2 + y**2) / 11**2) ** 2)) - 0.7
-    form = 1 / (1 + np.exp(-9 * (_waves(rng, len(coarse_of_fine), 3) + window)))
-    colors = _colors(form_hues, 0.7, 0.9) * (1 + 0.25 * _waves(rng, len(coarse_of_fine), 3))
-    return np.clip(ground[coarse_of_fine] * (1 - form) + colors * form, 0, 255)
-
-
-def _shifted(pictures):
-    """(100, 50, 3, 32, 32) uint8: each picture in 25 places, as it is and mirrored."""
-    places = list(itertools.product(range(-4, 5, 2), repeat=2))
-    both = pictures, pictures[..., ::-1]
-    variants = [np.roll(one, place, axis=(2, 3)) for one in both for place in places]
-    return np.stack(variants, axis=1).astype(np.uint8)
-
-
-def _draw(rng, size, pictures, veils):
-    """Images (size, 32, 32, 3) uint8, and their labels and superclasses (size,) int64."""
-    classes = len(pictures)
-    labels = rng.permutation(np.repeat(np.arange(classes), size // classes))
-    images = np.empty((size, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    for start in range(0, size, 100):  # blocks that fit the processor's cache
-        block = labels[start : start + 100]
-        shape = (len(block), 1, 1, 1)
-        image = pictures[block, rng.integers(pictures.shape[1], size=len(block))].astype(np.float32)
-        image = (image - 128) * rng.uniform(0.5, 1.1, shape).astype(np.float32)
-        veil = veils[rng.integers(len(veils), size=len(block))]
-        image += veil * rng.uniform(-60, 60, (len(block), 3, 1, 1)).astype(np.float32)
-        image += rng.uniform(98, 158, shape).astype(np.float32)
-        image += rng.integers(-16, 17, image.shape, dtype=np.int8)
-        images[start : start + 100] = np.clip(image, 0, 255).transpose(0, 2, 3, 1)
-    return images, labels
+def _class_pictures(rng, superclasses, size):
+    """(classes, size, size, 3) float32, 0 to 255: a form in the colours of its superclass."""
+    classes, count = len(superclasses), superclasses.max() + 1
+    hues = rng.permutation(count)[superclasses, None] / count + np.arange(3) / 3  # of R, G, B
+    ground, figure = (128 + 80 * np.cos(2 * np.pi * (hues + turn)) for turn in (0, 0.35))
+    noise = rng.normal(size=(count, size, size))[superclasses]
+    noise += rng.normal(size=(classes, size, size))
+    waves = gaussian_filter(noise, (0, 3, 3), mode="wrap")  # forms may move across the edges
+    forms = np.clip(0.5 + 2 * waves / waves.std(), 0, 1)[..., None]
+    pictures = forms * figure[:, None, None] + (1 - forms) * ground[:, None, None]
+    return pictures.astype(np.float32)
