@@ -1,34 +1,50 @@
-"""What trained networks say of any picture, and where in a picture they look."""
+"""What trained models say of any picture, and where in a picture they look."""
 
 from pathlib import Path
 
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+import skimage.data
 from PIL import Image, ImageOps
-from sklearn.datasets import load_sample_image
 
+from .data import IMAGE_SIZE
 from .errors import ParameterError, in_one_line
 from .plots import plot_images, readable
+from .run_plots import BLUE
 from .storage import places
 
-SIDE = 32
+_READ_SMALLER = 2048  # pixels: the side to which a large JPEG may be decoded
+_MOST_PIXELS = 100_000_000  # more fill the memory of many machines
 
 
-def load_picture(path=""):
-    """Return the centre square of a picture, and that square shrunk as CIFAR's pictures are.
+def load_pictures(path=""):
+    """Return pictures as a dict from a name to a pair: the centre square, and that square shrunk.
 
     `path` names a file of any kind that Pillow reads; a relative one starts at the working
-    directory or at the project's root. "" stands for a sample photograph of scikit-learn. What is
-    transparent becomes white. Returns uint8 (side, side, 3) and uint8 (32, 32, 3): each small pixel
-    is the mean of the area that it covers. Raises ParameterError if there is no such picture.
+    directory or at the project's root. "" stands for five photographs of scikit-image. What is
+    transparent becomes white. The pair is uint8 (side, side, 3) and uint8 (32, 32, 3): each small
+    pixel is the mean of the area that it covers. Raises ParameterError if there is no such picture.
     """
-    picture = _read(path) if path else load_sample_image("flower.jpg")
+    if path:
+        pictures = {Path(path).name: _read(path)}
+    else:
+        pictures = {
+            "motorcycle": skimage.data.stereo_motorcycle()[0],
+            "coffee": skimage.data.coffee(),
+            "rocket": skimage.data.rocket(),
+            "astronaut": skimage.data.astronaut(),
+            "cat": skimage.data.chelsea(),
+        }
+    return {name: _centre(picture) for name, picture in pictures.items()}
+
+
+def _centre(picture):
     height, width = picture.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = np.ascontiguousarray(picture[top : top + side, left : left + side])
-    return square, cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return square, cv2.resize(square, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
 
 
 def _read(path):
@@ -37,53 +53,84 @@ def _read(path):
     if file is None:
         looked = " or ".join(map(str, looked_at))
         raise ParameterError(f"There is no picture {looked}: give the path of a picture.")
+    pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # we have our own
     try:
         with Image.open(file) as opened:
-            # Cameras store the picture as the sensor lay, and how to turn it.
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I"):  # 16 bits of grey, which convert would clip to white
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            picture = picture.convert("RGBA")
+            return _as_colours(opened, file)
+    except ParameterError:
+        raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         problem = in_one_line(error)
         raise ParameterError(
             f"{file} is no picture that Pillow reads ({problem}): give a JPEG or PNG file."
         ) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillows_limit
+
+
+def _as_colours(opened, file):
+    """Return the picture in the `opened` file as uint8 (height, width, 3), on white."""
+    opened.draft(None, (_READ_SMALLER, _READ_SMALLER))  # does nothing unless it is a large JPEG
+    if opened.width * opened.height > _MOST_PIXELS:
+        raise ParameterError(
+            f"{file} is too large ({opened.width} × {opened.height} pixels): "
+            "save it as a JPEG, which can be read smaller, or shrink it."
+        )
+    # Cameras store the picture as the sensor lay, and how to turn it.
+    picture = ImageOps.exif_transpose(opened)
+    if picture.mode.startswith(("I", "F")):  # convert would clip what is beyond 255 to white
+        picture = Image.fromarray(_eight_bits(np.asarray(picture), picture.mode, file))
+    picture = picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
 
 
-def plot_picture(original, small, predictions, names, count=5):
-    """Draw a picture, what the networks see of it, and the likeliest classes of each as bars.
+def _eight_bits(grey, mode, file):
+    """Return `grey`, of 16 or 32 bits, as uint8; what is white follows from its kind and range."""
+    whites = {"I": (255, 65_535, 2**31 - 1), "F": (1, 255, 65_535)}.get(mode, (65_535,))
+    low, high = grey.min(), grey.max()
+    white = next((value for value in whites if 0 <= low <= high <= value), None)
+    if white is None:
+        raise ParameterError(
+            f"{file} holds values from {low:g} to {high:g}, which are no shades of grey: "
+            "bring them to 0 to 255."
+        )
+    return (grey * (255 / white)).astype(np.uint8)
 
-    `original`, `small`: see `load_picture`. `predictions`: a dict from a network's name to its
-    probabilities, float (100,); `names`: those of the classes. Returns 2 Axes and one per network.
+
+def plot_pictures(pictures, predictions, names, count=3):
+    """Draw pictures, what a model sees of them, and the likeliest classes as bars with their names.
+
+    `pictures`: see `load_pictures`. `predictions`: a dict from a model's name to its probabilities,
+    float (n, 100); `names`: those of the classes. Returns Axes, (2 + models, n).
     """
-    widths = [1, 1] + [1.3] * len(predictions)
-    figure = plt.figure(figsize=(2.3 * sum(widths), 2.8), layout="constrained")
-    axes = figure.subplots(1, len(widths), width_ratios=widths)
-    figure.suptitle(f"A picture, what a network sees of it, and its {count} likeliest classes")
-    for ax, image, title in zip(axes[:2], (original, small), ("original", "32 × 32"), strict=True):
-        ax.imshow(image)
+    heights = [2, 2] + [1.1] * len(predictions)
+    size = (max(4, 2 * len(pictures)), sum(heights) + 0.6)
+    figure = plt.figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(heights), len(pictures), squeeze=False, height_ratios=heights)
+    figure.suptitle("A picture, what a model sees of it, and what it says")
+    for (top, below), (name, (square, small)) in zip(axes[:2].T, pictures.items(), strict=True):
+        top.imshow(square)
+        top.set_title(name, fontsize=9)
+        below.imshow(small)
+    for row, (model, probabilities) in zip(axes[2:], predictions.items(), strict=True):
+        row[0].set_title(model, fontsize=9, loc="left")
+        for ax, shares in zip(row, 100 * probabilities, strict=True):
+            likeliest = np.argsort(-shares, kind="stable")[:count]
+            ax.barh(range(count), shares[likeliest], color=BLUE, alpha=0.25)
+            for y, fine in enumerate(likeliest):
+                ax.text(2, y, f"{readable(names[fine])} {shares[fine]:.0f} %", va="center", size=9)
+            ax.set(xlim=(0, 100), ylim=(count - 0.5, -0.5))
+    for ax in axes.flat:
         ax.set_axis_off()
-        ax.set_title(title, fontsize=9)
-    for ax, (name, probabilities) in zip(axes[2:], predictions.items(), strict=True):
-        likeliest = np.argsort(-probabilities, kind="stable")[:count]
-        bars = ax.barh(range(len(likeliest)), 100 * probabilities[likeliest])
-        ax.bar_label(bars, fmt="%.0f %%", padding=2, fontsize=8)
-        ax.set_yticks(range(len(likeliest)), [readable(names[i]) for i in likeliest], fontsize=8)
-        ax.invert_yaxis()
-        ax.set(xlim=(0, 120), xticks=[])  # beyond 100 is room for the number
-        ax.spines[["top", "right", "bottom"]].set_visible(False)
-        ax.set_title(name, fontsize=9)
     return axes
 
 
-def occlusion_map(network, image, label, patch=8, stride=2):
+def occlusion_map(model, image, label, patch=8, stride=2):
     """Return how much the probability of `label` falls if a pixel's surroundings are covered.
 
     A square of `patch` pixels, in the image's mean colour, covers `image`, uint8 (height, width,
-    3), at one place after another, `stride` pixels apart (at most `patch`). `network` is a Keras
+    3), at one place after another, `stride` pixels apart (at most `patch`). `model` is a Keras
     model from uint8 images to probabilities. Returns float (height, width): for each pixel, the
     mean fall over the squares that cover it; negative if the probability rises. Source: Zeiler and
     Fergus, "Visualizing and Understanding Convolutional Networks", 2014.
@@ -92,7 +139,7 @@ def occlusion_map(network, image, label, patch=8, stride=2):
     covers = np.array([np.outer(row, column) for row in rows for column in columns])
     mean_colour = image.mean(axis=(0, 1)).round().astype(np.uint8)
     covered = np.where(covers[..., None], mean_colour, image)
-    before, *after = network.predict(np.stack([image, *covered]), verbose=0)[:, label]
+    before, *after = model.predict(np.stack([image, *covered]), verbose=0)[:, label]
     falls = before - np.asarray(after, dtype=float)
     return np.tensordot(falls, covers, axes=1) / covers.sum(axis=0)
 
@@ -104,22 +151,21 @@ def _intervals(length, patch, stride):
     return [(start <= pixels) & (pixels < start + patch) for start in sorted(starts)]
 
 
-def plot_occlusion(images, maps, titles, columns=3):
-    """Draw each of `images` beside itself in grey under its heat map, `columns` pairs in a row.
+def plot_occlusion(images, maps, titles, name):
+    """Draw each of `images` beside itself in grey under its heat map, on a scale of its own.
 
     `images`: uint8 (n, 32, 32, 3); `maps`: float (n, 32, 32), each of `occlusion_map`; `titles`: n
-    texts. Returns the Axes, (2 n,): an image and its map in turn.
+    texts; `name`: the model's. Returns the Axes, (2 n,): an image and its map in turn.
     """
-    pairs, texts = np.repeat(images, 2, axis=0), [t for title in titles for t in (title, "")]
-    heading = "Where it looks: if a red place is covered, the probability of the class falls"
-    axes = plot_images(pairs, texts, columns=2 * columns, size=1.5, heading=heading)
-    strongest = 100 * np.abs(maps).max() or 1.0
-    for ax, image, heat in zip(axes[1::2], images, 100 * np.asarray(maps), strict=True):
+    strongest = [100 * np.abs(heat).max() for heat in maps]
+    scales = [f"red: falls by\nup to {top:.0f} points" for top in strongest]
+    texts = [text for pair in zip(titles, scales, strict=True) for text in pair]
+    heading = f"Where {name} looks: what happens to the class it named if a place is covered"
+    pairs = np.repeat(images, 2, axis=0)
+    axes = plot_images(pairs, texts, columns=6, size=1.5, heading=heading)
+    for ax, image, heat, top in zip(axes[1::2], images, maps, strongest, strict=True):
         ax.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+        share = 100 * heat / (top or 1)
         # What matters little stays grey.
-        style = {"cmap": "RdBu_r", "alpha": 0.9 * np.sqrt(np.abs(heat) / strongest)}
-        drawn = ax.imshow(heat, vmin=-strongest, vmax=strongest, **style)
-    figure = drawn.figure
-    figure.set_figwidth(figure.get_figwidth() + 1)
-    figure.colorbar(drawn, ax=figure.axes, shrink=0.8, label="fall in probability, points")
+        ax.imshow(share, cmap="RdBu_r", vmin=-1, vmax=1, alpha=0.9 * np.sqrt(np.abs(share)))
     return axes
