@@ -5,13 +5,12 @@ Draws into `ax` if it is given. Throughout, `name` is the run's, for the title; 
 classes.
 """
 
-import statistics
 import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import PowerNorm
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Rectangle
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from .evaluation import (
@@ -25,7 +24,6 @@ from .recipes import learning_rate
 
 # Colour-blind readers can tell these apart: Okabe and Ito, "Color Universal Design", 2008.
 BLUE, ORANGE = "#0072B2", "#D55E00"
-PALE_BLUE, PALE_ORANGE = "#CFE3EF", "#F8DFCC"
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "muon": "Muon"}
 
 
@@ -33,49 +31,59 @@ OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "muon": "Muon"}
 
 
 def plot_schedule(phases, ax=None, *, steps_per_epoch=100):
-    """Draw the learning rate of `phases` over the epochs, and the size of the images behind it.
+    """Draw the learning rate of `phases` over the epochs, and above it the size of the images.
 
     The axis is logarithmic if every rate is constant and the largest is ten times the smallest.
     """
     ax = ax or new_axes(6, 3)
     start, rates = 0, [phase.learning_rate for phase in phases]
     for phase in phases:
-        steps = phase.epochs * steps_per_epoch
-        schedule = learning_rate(phase, steps)
-        at = np.linspace(0, steps, 100)
-        values = [float(schedule(step)) if callable(schedule) else schedule for step in at]
-        epochs = start + at / steps_per_epoch
-        ax.plot(epochs, values, color=BLUE, lw=2)
-        text = f"{OPTIMIZERS[phase.optimizer]}\n{phase.learning_rate:g}"
-        middle = values.index(max(values)) if callable(schedule) else 50
-        ax.annotate(
-            text, (epochs[middle], max(values)), (0, 3), textcoords="offset points",
-            ha="center", va="bottom", fontsize=9, color=BLUE,
-        )  # fmt: skip
+        _draw_learning_rate(ax, phase, start, steps_per_epoch)
+        _draw_image_sizes(ax, phase, start)
         if start:
             ax.axvline(start, color="grey", ls=":", lw=1)
-        _draw_image_sizes(ax, phase, start)
         start += phase.epochs
     constant = all(phase.schedule == "constant" for phase in phases)
     if constant and max(rates) >= 10 * min(rates):
-        ax.set(yscale="log", ylim=(min(rates) / 5, max(rates) * 5))
+        ax.set(yscale="log", ylim=(min(rates) / 3, max(rates) * 6))
     else:
-        ax.set_ylim(0, 1.3 * max(rates))
+        ax.set_ylim(0, 1.5 * max(rates))  # room for the text and the sizes
     ax.set(xlabel="epochs", ylabel="learning rate", xlim=(0, start))
     ax.xaxis.get_major_locator().set_params(integer=True)
     return ax
 
 
+def _draw_learning_rate(ax, phase, start, steps_per_epoch):
+    steps = phase.epochs * steps_per_epoch
+    rate = learning_rate(phase, steps)
+    at = np.linspace(0, steps, 101)
+    values = [float(rate(step)) if callable(rate) else rate for step in at]
+    epochs = start + at / steps_per_epoch
+    ax.plot(epochs, values, color=BLUE, lw=2)
+    highest = int(np.argmax(values)) if callable(rate) else len(at) // 2
+    number = np.format_float_positional(phase.learning_rate, trim="-")  # not 5e-05
+    ax.annotate(
+        f"{OPTIMIZERS[phase.optimizer]}\n{number}",
+        (epochs[highest], max(values)),
+        (0, 3),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+        color=BLUE,
+    )
+
+
 def _draw_image_sizes(ax, phase, start):
-    """Draw the sizes of the images in a `phase` from epoch `start` as steps along the bottom."""
+    """Draw a band along the top, darker the larger the images of `phase`, from epoch `start` on."""
     sizes = [phase.image_size(epoch) for epoch in range(phase.epochs)]
-    for size in phase.image_sizes:
-        first, height = start + sizes.index(size), 0.3 * size / max(sizes)
-        place = {"transform": ax.get_xaxis_transform(), "zorder": 0}
-        ax.add_patch(Rectangle((first, 0), sizes.count(size), height, color=PALE_ORANGE, **place))
-        text = f"images of\n{size} × {size}"
-        middle = first + sizes.count(size) / 2
-        ax.text(middle, 0.02, text, ha="center", fontsize=8, color=ORANGE, **place)
+    for size in dict.fromkeys(phase.image_sizes):
+        left, width = start + sizes.index(size), sizes.count(size)
+        place = {"transform": ax.get_xaxis_transform()}
+        alpha = 0.4 * (size / max(sizes)) ** 2
+        band = Rectangle((left, 0.88), width, 0.12, fc=ORANGE, ec="white", alpha=alpha, **place)
+        ax.add_patch(band)
+        text = f"{size} × {size} pixels"
+        ax.text(left + width / 2, 0.94, text, ha="center", va="center", fontsize=8, **place)
 
 
 def plot_ablation(record, ax=None):
@@ -89,89 +97,87 @@ def plot_ablation(record, ax=None):
         name: [100 * (accuracies[seed] - baseline[seed]) for seed in accuracies]
         for name, accuracies in changes
     }
-    ordered = sorted(points, key=lambda name: statistics.mean(points[name]))
-    ax = ax or new_axes(7.5, 1.2 + 0.4 * len(ordered))
-    for row, name in enumerate(ordered):
-        mean = statistics.mean(points[name])
-        spread = statistics.stdev(points[name]) if len(points[name]) > 1 else 0
-        colour = BLUE if mean > 0 else ORANGE
-        ax.barh(row, mean, color=colour, height=0.6, xerr=spread, error_kw={"lw": 1, "capsize": 3})
-        side = 1 if mean > 0 else -1
-        text = f"{mean:+.1f}".replace("-", "−")
-        ax.annotate(
-            text, (mean + side * spread, row), (5 * side, 0), textcoords="offset points",
-            ha="left" if mean > 0 else "right", va="center", fontsize=9,
-        )  # fmt: skip
+    names = sorted(points, key=lambda name: np.mean(points[name]))
+    means = np.array([np.mean(points[name]) for name in names])
+    spreads = [np.std(points[name], ddof=len(points[name]) > 1) for name in names]
+    ax = ax or new_axes(7.5, 1.2 + 0.4 * len(names))
+    rows, colours = range(len(names)), np.where(means > 0, BLUE, ORANGE)
+    bars = ax.barh(rows, means, 0.6, xerr=spreads, color=colours, error_kw={"lw": 1, "capsize": 3})
+    numbers = [f"{mean:+.1f}".replace("-", "−") for mean in means]
+    ax.bar_label(bars, numbers, padding=4, fontsize=9)
     ax.axvline(0, color="black", lw=1)
-    ax.set_yticks(range(len(ordered)), [textwrap.fill(name, 30) for name in ordered])
+    ax.set_yticks(rows, [textwrap.fill(name, 30) for name in names])
     ax.invert_yaxis()
     ax.margins(x=0.12)
-    settings, seeds = record["settings"], len(baseline)
+    measured = "width {width}, {images:,} images, {epochs} epochs".format(**record["settings"])
     ax.set_xlabel(
-        "validation accuracy against the whole recipe, points\n"
-        f"(width {settings['width']}, {settings['images']:,} images, {settings['epochs']} epochs, "
-        f"{seeds} seeds)"
+        f"validation accuracy against the whole recipe, points\n({measured}, {len(baseline)} seeds)"
     )
-    ax.set_title("The modern recipe with one thing changed")
+    ax.set_title("What a part of the modern recipe is worth: one thing changed")
     return ax
 
 
 def plot_resnet(model, ax=None):
     """Draw a `model` from `build_resnet`, with a small table of its stages below.
 
-    A bar is a 3×3 convolution, as high as its output and darker the more filters it has (both as
-    square roots); an arc is the shortcut of a residual block.
+    Bars are as high as the maps of features, and darker the more filters there are (both as square
+    roots).
     """
     ax = ax or new_axes(9.5, 3)
     side, _, channels = model.input_shape[1:]
     stages, widest = {}, max(layer.output.shape[-1] for layer in model.layers)
     for layer in model.layers:
         stages.setdefault(layer.name.split("_")[0], []).append(layer)
-    right = _draw_bars(ax, 0, 1, PALE_ORANGE)
-    _write_column(ax, -0.35, ("", "height × width", "filters", "parameters"), ha="right")
+    right = _draw_bar(ax, 0, 1, "#F8DFCC")
+    _write_column(ax, -0.4, ("", "height × width", "filters", "parameters"), ha="right")
     _write_column(ax, right / 2, ("image", f"{side} × {side}", channels, ""))
     for stage, layers in stages.items():
         if not stage.startswith(("stem", "stage", "pool", "probabilities")):
             continue  # the input, and random transforms
         *maps, filters = layers[-1].output.shape[1:]
-        height = (maps[0] / side) ** 0.5 if maps else 0.15
+        height = (maps[0] / side) ** 0.5 if maps else 0.12
         shade = plt.cm.Blues(0.2 + 0.7 * (filters / widest) ** 0.5)
-        left = right = _draw_arrow(ax, right, 0.55)
-        for block in range(max(1, blocks := sum(layer.name.endswith("_add") for layer in layers))):
-            start = _draw_arrow(ax, right, 0.3) if block else right
-            right = _draw_bars(ax, start, height, shade, residual=bool(blocks))
+        left = right = _draw_arrow(ax, right, 0.6)
+        blocks = sum(layer.name.endswith("_add") for layer in layers)
+        for block in range(blocks):
+            right = _draw_arrow(ax, right, 0.35) if block else right
+            right = _draw_residual_block(ax, right, height, shade)
+        right = right if blocks else _draw_bar(ax, left, height, shade)
         size, parameters = " × ".join(map(str, maps)), sum(layer.count_params() for layer in layers)
         cells = (stage, size, filters, f"{parameters:,}" if parameters else "")
         _write_column(ax, (left + right) / 2, cells)
-    ax.set(xlim=(-1.4, right + 0.45), ylim=(-1.85, 1))
+    ax.plot([], [], color=ORANGE, label="shortcut around two 3 × 3 convolutions")
+    ax.legend(loc="upper right", frameon=False, fontsize=9)
+    ax.set(xlim=(-1.4, right + 0.45), ylim=(-1.7, 0.8))
     ax.set_axis_off()
     ax.set_title(f"{model.name}: {model.count_params():,} parameters")
     return ax
 
 
-def _draw_bars(ax, left, height, colour, *, residual=False):
-    """Draw one convolution at `left`, or two and the shortcut around them; return the right end."""
-    lefts = [left, left + 0.24] if residual else [left]
-    for bar in lefts:
-        ax.add_patch(Rectangle((bar, -height / 2), 0.16, height, fc=colour, ec="black", lw=0.8))
-    right = lefts[-1] + 0.16
-    if residual:
-        style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": ORANGE, "lw": 1.5}
-        ends = (left - 0.12, 0.02), (right + 0.12, 0.02)
-        bend = f"arc3,rad={-0.9 * height - 0.1}"
-        ax.add_patch(FancyArrowPatch(*ends, connectionstyle=bend, shrinkA=0, shrinkB=0, **style))
+def _draw_residual_block(ax, left, height, colour):
+    """Draw two convolutions from `left` on and the shortcut around them; return the right end."""
+    right = _draw_bar(ax, _draw_bar(ax, left, height, colour) + 0.08, height, colour)
+    start, end, top = left - 0.17, right + 0.12, height / 2 + 0.12
+    ax.plot([start, start, end, end], [0, top, top, 0], color=ORANGE, lw=1.5)
+    ax.plot(end, 0.07, "v", color=ORANGE, ms=5)
     return right
 
 
+def _draw_bar(ax, left, height, colour):
+    ax.add_patch(Rectangle((left, -height / 2), 0.16, height, fc=colour, ec="black", lw=0.8))
+    return left + 0.16
+
+
 def _draw_arrow(ax, left, length):
-    ax.annotate("", (left + length, 0), (left, 0), arrowprops={"arrowstyle": "-|>", "lw": 1})
+    style = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", (left + length, 0), (left, 0), arrowprops=style)
     return left + length
 
 
 def _write_column(ax, x, cells, ha="center"):
     for row, cell in enumerate(cells):
         weight = "bold" if row == 0 else "normal"
-        ax.text(x, -0.7 - 0.3 * row, cell, ha=ha, va="center", fontsize=8.5, weight=weight)
+        ax.text(x, -0.75 - 0.28 * row, cell, ha=ha, va="center", fontsize=8.5, weight=weight)
 
 
 # Training
@@ -240,20 +246,20 @@ def plot_confused_pairs(probabilities, labels, names, coarse_of_fine, *, name, c
     """
     pairs = most_confused_pairs(probabilities, labels, count)
     ax = ax or new_axes(7, 1.2 + 0.28 * count)
-    for siblings, colour in ((True, BLUE), (False, ORANGE)):
-        chosen = [
-            row
-            for row, (a, b, _) in enumerate(pairs)
-            if (coarse_of_fine[a] == coarse_of_fine[b]) == siblings
-        ]
-        label = "of the same superclass" if siblings else "of different superclasses"
-        bars = ax.barh(chosen, [pairs[row][2] for row in chosen], color=colour)
-        bars.set_label(f"{label}: {len(chosen)} of {len(pairs)}")
+    a, b, images = np.reshape(pairs, (-1, 3)).T.astype(int)
+    rows, siblings = np.arange(len(pairs)), coarse_of_fine[a] == coarse_of_fine[b]
+    for chosen, kind, colour in (
+        (siblings, "of the same superclass", BLUE),
+        (~siblings, "of different superclasses", ORANGE),
+    ):
+        label = f"{kind}: {chosen.sum()} of {len(pairs)}"
+        bars = ax.barh(rows[chosen], images[chosen], color=colour, label=label)
         ax.bar_label(bars, padding=3, fontsize=8)
-    ax.set_yticks(range(len(pairs)), [readable(f"{names[a]} / {names[b]}") for a, b, _ in pairs])
+    ax.set_yticks(rows, [readable(f"{names[a]} / {names[b]}") for a, b, _ in pairs])
     ax.invert_yaxis()
     ax.set_xlabel("test images of either class taken for the other")
-    ax.legend(frameon=False, loc="lower right")
+    place = {"loc": "upper center", "bbox_to_anchor": (0.4, -0.13)}
+    ax.legend(ncols=2, frameon=False, fontsize=9, **place)
     ax.set_title(f"{name}: the classes confused most often")
     return ax
 
@@ -286,7 +292,7 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, name, count
     mistakes = most_confident_mistakes(probabilities, labels, count)
     predicted = probabilities.argmax(axis=1)
     titles = [
-        f"“{readable(names[predicted[i]])}” {probabilities[i].max():.0%}\n"
+        f"“{readable(names[predicted[i]])}” {100 * probabilities[i].max():.0f} %\n"
         f"is {readable(names[labels[i]])}"
         for i in mistakes
     ]
@@ -312,7 +318,7 @@ def plot_neighbours(images, queries, neighbours, labels, names):
         for ax, fine in zip(row[1:], classes[1:], strict=True):
             if fine == classes[0]:
                 ax.set_title(f"✓ {ax.get_title()}", fontsize=8, color=BLUE)
-                frame = {"fill": False, "ec": BLUE, "lw": 4, "transform": ax.transAxes}
+                frame = {"fill": False, "ec": BLUE, "lw": 8, "transform": ax.transAxes}
                 ax.add_patch(Rectangle((0, 0), 1, 1, **frame))
     return axes
 
