@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
@@ -43,33 +44,35 @@ with _without_startup_notices():
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retraced functions
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
+BFLOAT16_GPU = (8, 0)  # the compute capability of the first that has it, NVIDIA's A100
 
 
 def configure(*, seed=0, precision="float32"):
-    """Seed Python, NumPy and the backend, let GPU memory grow on demand, and set the precision.
+    """Seed Python, NumPy and the backend, prepare the GPUs, and set the precision.
 
     `precision` is a Keras dtype policy, "float32", "mixed_bfloat16" or "mixed_float16"; "auto" is
-    bfloat16 on a processor that computes in it, else float32. Returns the policy. Call it before
-    the first array reaches a GPU: memory growth cannot be changed later. Networks built afterwards
-    are trained on all visible GPUs (see `divide_batches`).
+    bfloat16 on hardware that computes in it, else float32. Returns the policy. GPU memory grows on
+    demand, and models built afterwards are trained on all visible GPUs (see `divide_batches`). Call
+    it before the first array reaches a GPU.
     """
-    _grow_gpu_memory_on_demand()
-    if len(gpus := _gpu_names()) > 1:
+    _prepare_gpus()
+    if len(gpus := _gpus()) > 1:
         divide_batches([f"gpu:{number}" for number in range(len(gpus))])
     # The keras.json in the user's home may have other settings.
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
     keras.utils.set_random_seed(seed)
     if precision == "auto":
-        # Not on a GPU: older ones emulate bfloat16 as well.
-        fast = _cpu_has_bfloat16() and not gpus
+        # Older hardware emulates bfloat16, a CPU some twenty times slower than float32.
+        cpu = not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_info("flags").split())
+        fast = all(capability >= BFLOAT16_GPU for _, capability in gpus) if gpus else cpu
         precision = "mixed_bfloat16" if fast else "float32"
     keras.config.set_dtype_policy(precision)
     return precision
 
 
 def divide_batches(devices):
-    """Divide every batch of networks built from now on among `devices`, such as ["gpu:0", "gpu:1"].
+    """Divide every batch of models built from now on among `devices`, such as ["gpu:0", "gpu:1"].
 
     Each device holds a copy of the weights and gradients are averaged, so the result is that of
     one device up to rounding and random draws. PyTorch's backend cannot do this: it uses one.
@@ -98,14 +101,14 @@ def describe():
 
     `gpus` counts those that compute together.
     """
-    gpus = _gpu_names()
+    gpus = _gpus()
     cpu = _cpu_info("model name") or platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # TensorFlow's package has several names, its module has one.
     modules = ("keras", keras.backend.backend(), "numpy")
     versions = {name: importlib.import_module(name).__version__ for name in modules}
     return {
-        "device": gpus[0] if gpus else cpu,
+        "device": gpus[0][0] if gpus else cpu,
         "gpus": device_count() if gpus else 0,
         "cores": cores,
         "backend": keras.backend.backend(),
@@ -150,38 +153,42 @@ def progress_bar(total, description, unit="it", **options):
     return tqdm(total=total, desc=description, unit=unit, **options)
 
 
-def _grow_gpu_memory_on_demand():
-    # JAX and TensorFlow take nearly the whole card unless told; PyTorch does not.
+def _prepare_gpus():
+    # JAX and TensorFlow take nearly all of a GPU's memory unless told; PyTorch does not.
     if keras.backend.backend() == "jax":
+        import jax
+
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        # An Xception's training step takes more than a minute to compile: programs are kept.
+        if jax.default_backend() == "gpu" and not jax.config.jax_compilation_cache_dir:
+            folder = os.path.expanduser("~/.cache/cifar100_helpers/jax")
+            jax.config.update("jax_compilation_cache_dir", folder)
     elif keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         for gpu in tf.config.list_physical_devices("GPU"):
-            if not tf.config.experimental.get_memory_growth(gpu):
-                tf.config.experimental.set_memory_growth(gpu, True)
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def _gpu_names():
+def _gpus():
+    """Name and compute capability of each GPU."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        details = tf.config.experimental.get_device_details
         devices = tf.config.list_physical_devices("GPU")
-        return [details(device).get("device_name", "GPU") for device in devices]
+        details = map(tf.config.experimental.get_device_details, devices)
+        return [(d.get("device_name", "GPU"), d.get("compute_capability", (0,))) for d in details]
     if backend == "jax":
         import jax
 
-        return [device.device_kind for device in jax.devices() if device.platform == "gpu"]
-    import torch
+        gpus = [device for device in jax.devices() if device.platform == "gpu"]
+        capabilities = [re.findall(r"\d+", gpu.compute_capability) for gpu in gpus]
+        return [(g.device_kind, (*map(int, c),)) for g, c in zip(gpus, capabilities, strict=True)]
+    from torch import cuda
 
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-
-
-def _cpu_has_bfloat16():
-    # Processors without such instructions emulate them, some twenty times slower than float32.
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_info("flags").split())
+    numbers = range(cuda.device_count())
+    return [(cuda.get_device_name(i), cuda.get_device_capability(i)) for i in numbers]
 
 
 def _cpu_info(field):

@@ -33,11 +33,12 @@ def test_precision_reaches_the_layers():
     [
         ("avx2 avx512_bf16", [], "mixed_bfloat16"),
         ("avx2 avx512f", [], "float32"),
-        ("avx2 avx512_bf16", ["Tesla T4"], "float32"),
+        ("avx2 avx512_bf16", [("Tesla T4", (7, 5))], "float32"),
+        ("avx2", [("NVIDIA H200", (9, 0))], "mixed_bfloat16"),
     ],
 )
 def test_auto_precision_is_what_the_hardware_computes_in(monkeypatch, flags, gpus, policy):
-    monkeypatch.setattr(runtime, "_gpu_names", lambda: gpus)
+    monkeypatch.setattr(runtime, "_gpus", lambda: gpus)
     monkeypatch.setattr(runtime, "_cpu_info", {"flags": flags}.get)
     assert configure(precision="auto") == policy == keras.config.dtype_policy().name
 
