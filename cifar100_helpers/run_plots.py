@@ -113,7 +113,7 @@ def plot_ablation(record, ax=None):
     ax.set_xlabel(
         f"validation accuracy against the whole recipe, points\n({measured}, {len(baseline)} seeds)"
     )
-    ax.set_title("What a part of the modern recipe is worth: one thing changed")
+    ax.set_title("Change one thing in the modern recipe: what is lost, what is gained")
     return ax
 
 
@@ -318,7 +318,7 @@ def plot_neighbours(images, queries, neighbours, labels, names):
         for ax, fine in zip(row[1:], classes[1:], strict=True):
             if fine == classes[0]:
                 ax.set_title(f"✓ {ax.get_title()}", fontsize=8, color=BLUE)
-                frame = {"fill": False, "ec": BLUE, "lw": 8, "transform": ax.transAxes}
+                frame = {"fill": False, "ec": BLUE, "lw": 6, "transform": ax.transAxes}
                 ax.add_patch(Rectangle((0, 0), 1, 1, **frame))
     return axes
 
@@ -337,6 +337,7 @@ def plot_embedding(points_by_title, coarse_labels, coarse_names):
             x, y = points[coarse_labels == coarse].T
             label = readable(coarse_name) if ax is axes[0] else None
             ax.scatter(x, y, s=6, lw=0, color=plt.cm.tab20(coarse), label=label)
-        ax.set(aspect="equal", xticks=[], yticks=[], title=title)
+        ax.set(xticks=[], yticks=[], title=title)
+        ax.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside right center", frameon=False, fontsize=8, markerscale=3)
     return axes

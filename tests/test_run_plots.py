@@ -1,9 +1,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from cifar100_helpers import run_plots
 from cifar100_helpers.data import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
+from cifar100_helpers.recipes import Phase
+from cifar100_helpers.resnet import build_resnet
+from cifar100_helpers.run_plots import BLUE, ORANGE
 
 HISTORY = {
     "epoch": [1, 2, 3, 4],
@@ -12,16 +16,25 @@ HISTORY = {
     "accuracy": [0.1, 0.2, 0.3, 0.35],
 }
 SUPERCLASSES = [name.replace("_", " ") for name in COARSE_NAMES]
+ABLATION = {
+    "settings": {"width": 16, "images": 10_000, "epochs": 16},
+    "accuracies": {
+        "recipe": {"0": 0.40, "1": 0.42},
+        "larger images": {"0": 0.44, "1": 0.46},
+        "no decay": {"0": 0.39, "1": 0.42},
+        "no cycle": {"0": 0.30},
+    },
+}
 
 
 @pytest.fixture
 def predictions(synthetic):
-    """Right for every class but 3, always taken for 7, and 10, half taken for 11."""
+    """Correct for every class but 3, always taken for 7, and 10, half taken for 11."""
     labels = synthetic.y_test
-    seen = labels.copy()
-    seen[labels == 3] = 7
-    seen[np.flatnonzero(labels == 10)[::2]] = 11
-    return 0.9 * np.eye(100)[seen] + 0.001, labels
+    predicted = labels.copy()
+    predicted[labels == 3] = 7
+    predicted[np.flatnonzero(labels == 10)[::2]] = 11
+    return 0.9 * np.eye(100)[predicted] + 0.001, labels
 
 
 def texts(artists):
@@ -30,6 +43,58 @@ def texts(artists):
 
 def words(*classes):
     return [FINE_NAMES[i].replace("_", " ") for i in classes]
+
+
+def legend(ax):
+    return texts(ax.get_legend().get_texts())
+
+
+def bar_widths(ax):
+    return [bar.get_width() for bar in ax.patches]
+
+
+def bar_colours(ax):
+    return [to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
+
+
+def test_schedule_shows_each_rate_and_the_phases():
+    ax = run_plots.plot_schedule([Phase(16, 1e-3), Phase(6, 1e-4), Phase(4, 5e-5)])
+    assert texts(ax.texts) == ["Adam\n0.001", "Adam\n0.0001", "Adam\n0.00005"]
+    assert ax.get_yscale() == "log"
+    boundaries = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+    assert boundaries == [16, 22]
+
+
+def test_schedule_shows_one_cycle_and_the_sizes_of_the_images():
+    phase = Phase(6, 0.03, "muon", "one_cycle", warmup=0.5, image_sizes=[16, 32])
+    ax = run_plots.plot_schedule([phase])
+    (curve,) = ax.lines
+    rates = dict(zip(curve.get_xdata(), curve.get_ydata(), strict=True))
+    assert rates[0] == 0 and rates[3] == pytest.approx(0.03) and rates[6] == pytest.approx(0)
+    assert texts(ax.texts) == ["Muon\n0.03", "16 × 16 pixels", "32 × 32 pixels"]
+    assert [(band.get_x(), band.get_width()) for band in ax.patches] == [(0, 3), (3, 3)]
+
+
+def test_ablation_sorts_what_is_lost_and_gained():
+    ax = run_plots.plot_ablation(ABLATION)
+    assert texts(ax.get_yticklabels()) == ["no cycle", "no decay", "larger images"]
+    assert bar_widths(ax) == pytest.approx([-10, -0.5, 4])
+    assert bar_colours(ax) == [ORANGE, ORANGE, BLUE]
+    assert texts(ax.texts) == ["−10.0", "−0.5", "+4.0"]
+    assert "width 16, 10,000 images, 16 epochs, 2 seeds" in ax.get_xlabel()
+
+
+def test_picture_of_the_resnet_has_every_block_and_the_numbers_of_each_stage():
+    model = build_resnet((1, 2), width=16)
+    ax = run_plots.plot_resnet(model)
+    # The image, the stem, two convolutions in each of three blocks, pool, probabilities.
+    assert len(ax.patches) == 2 + 2 * 3 + 2
+    shortcuts = [line for line in ax.lines if len(line.get_xdata()) == 4]
+    assert len(shortcuts) == 3
+    shown = texts(ax.texts)
+    for cell in ("32 × 32", "16 × 16", "stage1", "stage2", "probabilities", "5,104"):
+        assert cell in shown
+    assert f"{model.count_params():,} parameters" in ax.get_title()
 
 
 def test_training_curves_mark_the_phases_and_the_epochs_of_the_head_alone():
@@ -41,67 +106,99 @@ def test_training_curves_mark_the_phases_and_the_epochs_of_the_head_alone():
     assert (shade.get_x(), shade.get_x() + shade.get_width()) == (0.5, 2.5)
 
 
-def test_training_curves_show_validation_if_there_was_any():
+def test_training_curves_show_accuracy_in_percent_beside_validation_and_test():
     history = HISTORY | {"val_accuracy": [0.1, 0.15, 0.2, 0.2]}
-    ax = run_plots.plot_training_curves(history, "accuracy")
-    np.testing.assert_array_equal(ax.lines[1].get_ydata(), history["val_accuracy"])
-    assert texts(ax.get_legend().get_texts()) == ["training", "validation"]
+    ax = run_plots.plot_training_curves(history, "accuracy", test=0.215, name="a_run")
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [10, 15, 20, 20])
+    ends = ["training: 35.0 % at the end", "validation: 20.0 % at the end", "test: 21.5 %"]
+    assert legend(ax) == ends and ax.get_title() == "a_run"
 
 
-def test_class_accuracy_shows_the_worst_and_the_best(synthetic, predictions):
-    ax = run_plots.plot_class_accuracy(*predictions, FINE_NAMES, count=3)
-    names = texts(ax.get_yticklabels())
-    widths = [bar.get_width() for bar in ax.patches]
-    assert names[:2] == words(3, 10)
-    assert widths[0] == 0 and 0 < widths[1] < 1 and widths[-3:] == [1, 1, 1]
+def test_class_accuracy_shows_the_worst_the_best_and_a_strip_of_all(predictions):
+    ax = run_plots.plot_class_accuracy(*predictions, FINE_NAMES, count=3, name="a_run")
+    names, widths = texts(ax.get_yticklabels()), bar_widths(ax)
+    assert names[:2] == words(3, 10) and names[-1] == "all 100 classes"
+    assert widths[0] == 0 and 0 < widths[1] < 100 and widths[-3:] == [100, 100, 100]
+    assert bar_colours(ax) == 3 * [ORANGE] + 3 * [BLUE]
+    assert len(ax.lines[0].get_xdata()) == 100 and "a_run" in ax.get_title()
 
 
-def test_confused_pairs_come_most_first(synthetic, predictions):
-    ax = run_plots.plot_confused_pairs(*predictions, FINE_NAMES, count=5)
-    assert [bar.get_width() for bar in ax.patches] == [5, 3]
+def test_confused_pairs_come_most_first_and_tell_siblings_from_others(predictions):
+    # 3, bear, and 7, beetle, are not of one superclass; 10, bowl, and 11, boy, neither.
+    ax = run_plots.plot_confused_pairs(*predictions, FINE_NAMES, COARSE_OF_FINE, name="a_run")
+    assert bar_widths(ax) == [5, 3] and bar_colours(ax) == [ORANGE, ORANGE]
     assert texts(ax.get_yticklabels())[0] == " / ".join(words(3, 7))
+    siblings = COARSE_OF_FINE.copy()
+    siblings[10] = siblings[11]
+    ax = run_plots.plot_confused_pairs(*predictions, FINE_NAMES, siblings, name="a_run")
+    assert legend(ax) == ["of the same superclass: 1 of 2", "of different superclasses: 1 of 2"]
+    assert dict(zip(bar_widths(ax), bar_colours(ax), strict=True)) == {5: ORANGE, 3: BLUE}
+
+
+def test_no_mistakes_are_no_pairs(synthetic):
+    perfect = np.eye(100)[synthetic.y_test]
+    ax = run_plots.plot_confused_pairs(
+        perfect, synthetic.y_test, FINE_NAMES, COARSE_OF_FINE, name="a_run"
+    )
+    assert bar_widths(ax) == []
 
 
 def test_superclass_confusion_is_in_percent_of_the_true_superclass(predictions):
     probabilities, labels = predictions
-    ax = run_plots.plot_superclass_confusion(probabilities, labels, COARSE_OF_FINE, COARSE_NAMES)
+    ax = run_plots.plot_superclass_confusion(
+        probabilities, labels, COARSE_OF_FINE, COARSE_NAMES, name="a_run"
+    )
     shown = np.asarray(ax.images[0].get_array())
     expected = np.zeros((20, 20))
-    for true, seen in COARSE_OF_FINE[np.column_stack([labels, probabilities.argmax(axis=1)])]:
-        expected[true, seen] += 100 / np.sum(COARSE_OF_FINE[labels] == true)
+    for true, predicted in COARSE_OF_FINE[np.column_stack([labels, probabilities.argmax(axis=1)])]:
+        expected[true, predicted] += 100 / np.sum(COARSE_OF_FINE[labels] == true)
     np.testing.assert_allclose(shown, expected)
     assert expected[COARSE_OF_FINE[3], COARSE_OF_FINE[7]] == pytest.approx(20)  # not 7 for 3
     numbers = {text.get_text() for text in ax.texts if text.get_visible()}
     assert numbers == {f"{percent:.0f}" for percent in expected.flat if percent}
     assert texts(ax.get_xticklabels()) == texts(ax.get_yticklabels()) == SUPERCLASSES
+    assert "a_run" in ax.get_title()
 
 
-def test_confident_mistakes_show_what_was_seen_and_what_it_is(synthetic, predictions):
+def test_confident_mistakes_show_what_was_predicted_and_what_it_is(synthetic, predictions):
     probabilities, labels = predictions
     mistake = np.flatnonzero(labels == 3)[2]
     probabilities[mistake, 7] = 0.99
     axes = run_plots.plot_confident_mistakes(
-        synthetic.x_test, probabilities, labels, FINE_NAMES, count=4
+        synthetic.x_test, probabilities, labels, FINE_NAMES, count=4, name="a_run"
     )
     np.testing.assert_array_equal(axes[0].images[0].get_array(), synthetic.x_test[mistake])
-    seen, label = words(7, 3)
-    assert axes[0].get_title() == f"“{seen}” 99%\nis {label}" and len(axes) == 4
+    predicted, label = words(7, 3)
+    assert axes[0].get_title() == f"“{predicted}” 99 %\nis {label}" and len(axes) == 4
+    assert "a_run" in axes[0].figure.get_suptitle()
 
 
-def test_neighbours_are_coloured_by_whether_the_class_is_the_same(synthetic):
+def test_neighbours_of_the_same_class_have_a_mark_and_a_frame(synthetic):
     labels = np.array([0, 1, 0, 1])
     images = synthetic.x_train[:4]
     axes = run_plots.plot_neighbours(images, [0, 3], [[1, 2], [1, 0]], labels, ["cat", "sea_lion"])
-    titles = ["cat", "sea lion", "cat", "sea lion", "sea lion", "cat"]
+    titles = ["cat", "sea lion", "✓ cat", "sea lion", "✓ sea lion", "cat"]
     assert [ax.get_title() for ax in axes] == titles
-    colours = [ax.title.get_color() for ax in axes]
-    assert colours == ["black", "tab:red", "tab:green", "black", "tab:green", "tab:red"]
+    assert [len(ax.patches) for ax in axes] == [0, 0, 1, 0, 1, 0]
     for ax, index in zip(axes, [0, 1, 2, 3, 1, 0], strict=True):
         np.testing.assert_array_equal(ax.images[0].get_array(), images[index])
 
 
-def test_functions_draw_into_given_axes(synthetic, predictions):
+def test_embedding_gives_each_superclass_one_colour_in_every_panel():
+    labels = np.arange(40) % 20
+    before, after = np.random.default_rng(0).normal(size=(2, 40, 2))
+    panels = run_plots.plot_embedding({"before": before, "after": after}, labels, COARSE_NAMES)
+    assert [ax.get_title() for ax in panels] == ["before", "after"]
+    for ax, points in zip(panels, (before, after), strict=True):
+        assert len({to_hex(group.get_facecolor()[0]) for group in ax.collections}) == 20
+        np.testing.assert_array_equal(ax.collections[3].get_offsets(), points[labels == 3])
+    assert texts(panels[0].figure.legends[0].get_texts()) == SUPERCLASSES
+
+
+def test_functions_draw_into_given_axes(predictions):
     _, ax = plt.subplots()
     assert run_plots.plot_training_curves(HISTORY, "loss", ax=ax) is ax
-    assert run_plots.plot_confused_pairs(*predictions, FINE_NAMES, ax=ax) is ax
-    assert len(plt.get_fignums()) == 1
+    pairs = run_plots.plot_confused_pairs(
+        *predictions, FINE_NAMES, COARSE_OF_FINE, name="a_run", ax=ax
+    )
+    assert pairs is ax and len(plt.get_fignums()) == 1
