@@ -7,6 +7,9 @@ height, width, 3).
 import matplotlib.pyplot as plt
 import numpy as np
 
+BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by colour-blind readers too
+plt.rcParams["image.interpolation"] = "nearest"  # pixels are shown as they are
+
 
 def readable(name):
     """Return the `name` of a class in words: "sweet_pepper" becomes "sweet pepper"."""
@@ -44,69 +47,51 @@ def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):
     return axes[: len(images)]
 
 
-def plot_class_mosaic(images, cifar, ax=None):
-    """Draw `images`, one of every class in the order of the classes, in a row per superclass."""
-    ax = ax or new_axes(8.5, 14)
-    by_superclass = np.argsort(cifar.coarse_of_fine, kind="stable").reshape(-1, 5)
-    for row, classes in enumerate(by_superclass):
-        for column, fine in enumerate(classes):
-            # A picture is one unit wide; between the pictures is room for the names below them.
-            left, top = 1.7 * column, 1.4 * row
-            ax.imshow(images[fine], extent=(left, left + 1, top + 1, top))
-            name = readable(cifar.fine_names[fine])
-            ax.text(left + 0.5, top + 1.03, name, ha="center", va="top", fontsize=8)
-    middles = 1.4 * np.arange(len(by_superclass)) + 0.5
-    ax.set_yticks(middles, map(readable, cifar.coarse_names))
-    ax.set(xlim=(-0.4, 8.2), ylim=(1.4 * len(by_superclass), -0.1), xticks=[])
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+def plot_class_mosaic(images, cifar, superclasses, ax=None):
+    """Draw those of `images`, one of every class, that belong to the `superclasses`: two a row."""
+    rows = -(-len(superclasses) // 2)
+    ax = ax or new_axes(10, 1.35 * rows + 0.3)
+    for place, coarse in enumerate(superclasses):
+        left, top = 6 * (place % 2), 1.55 * (place // 2)
+        name = readable(cifar.coarse_names[coarse])
+        ax.text(left, top - 0.05, name, weight="bold", va="bottom", fontsize=9)
+        for column, fine in enumerate(np.flatnonzero(cifar.coarse_of_fine == coarse)):
+            _draw_tile(ax, images[fine], left + 1.12 * column, top, cifar.fine_names[fine])
+    ax.set(xlim=(-0.1, 11.6), ylim=(1.55 * rows - 0.25, -0.3))
     return ax
 
 
-def plot_class_distances(distances, cifar, ax=None):
-    """Draw the (100, 100) `distances` between classes, ordered by superclass."""
-    ax = ax or new_axes(8, 7)
-    order = np.argsort(cifar.coarse_of_fine, kind="stable")
-    shown = np.where(np.eye(len(order), dtype=bool), np.nan, distances[np.ix_(order, order)])
-    picture = ax.imshow(shown, cmap="viridis")
-    middles = np.arange(len(cifar.coarse_names)) * 5 + 2
-    ax.set_yticks(middles, map(readable, cifar.coarse_names), fontsize=8)
-    ax.set_xticks([])
-    for edge in middles[1:] - 2.5:
-        ax.axhline(edge, color="white", lw=0.5)
-        ax.axvline(edge, color="white", lw=0.5)
-    ax.figure.colorbar(picture, ax=ax, shrink=0.8, label="distance of the mean images")
+def plot_mean_images(means, cifar, ax=None):
+    """Draw `means`, (100, 32, 32, 3) from 0 to 255, as a square of two superclasses a row."""
+    ax = ax or new_axes(10, 5.5)
+    order = np.argsort(cifar.coarse_of_fine, kind="stable").reshape(10, 10)
+    ax.imshow(np.vstack([np.hstack(means[row]) for row in order]).round().astype(np.uint8))
+    side = means.shape[1]
+    ax.axvline(5 * side - 0.5, color="white", lw=3)
+    for coarse, name in enumerate(cifar.coarse_names):
+        place = {"x": 10 * side + 4, "ha": "left"} if coarse % 2 else {"x": -4, "ha": "right"}
+        ax.text(y=(coarse // 2 + 0.5) * side, s=readable(name), va="center", **place)
+    ax.set_axis_off()
     return ax
 
 
-def plot_channel_histograms(images, ax=None):
-    """Draw how often each of the 256 values occurs in each colour channel of `images`."""
-    ax = ax or new_axes(7, 3)
-    for channel, colour in enumerate(("red", "green", "blue")):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
-        ax.plot(counts / counts.sum(), color=f"tab:{colour}", label=colour)
-    ax.set(xlabel="pixel value", ylabel="fraction of pixels", xlim=(0, 255), ylim=(0, None))
-    ax.legend(frameon=False)
+def plot_duplicates(cifar, pairs, ax=None):
+    """Draw the `pairs` of `near_duplicates` four to a row; differing labels are orange."""
+    rows = -(-len(pairs) // 4)
+    ax = ax or new_axes(10, 1.45 * rows + 0.1)
+    for place, (test, train) in enumerate(pairs[["test_index", "train_index"]]):
+        left, top = 2.62 * (place % 4), 1.45 * (place // 4)
+        labels = [cifar.fine_names[cifar.y_test[test]], cifar.fine_names[cifar.y_train[train]]]
+        color = "black" if labels[0] == labels[1] else ORANGE
+        _draw_tile(ax, cifar.x_test[test], left, top, f"test: {labels[0]}", color)
+        _draw_tile(ax, cifar.x_train[train], left + 1.1, top, f"train: {labels[1]}", color)
+    ax.set(xlim=(-0.1, 10.1), ylim=(1.45 * rows - 0.2, -0.1))
     return ax
 
 
-def plot_brightness(images_by_name, ax=None):
-    """Draw the distribution of the images' mean brightness for each array, by name."""
-    ax = ax or new_axes(7, 3)
-    for name, images in images_by_name.items():
-        brightness = images.mean(axis=(1, 2, 3))
-        ax.hist(brightness, bins=64, range=(0, 256), density=True, histtype="step", label=name)
-    ax.set(xlabel="mean value of an image's pixels", ylabel="density", xlim=(0, 255))
-    ax.legend(frameon=False)
-    return ax
-
-
-def plot_duplicates(cifar, pairs, *, count=12):
-    """Draw `count` of the `pairs` of `near_duplicates`, evenly from the most to the least alike."""
-    chosen = pairs[np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)]
-    images, titles = [], []
-    for i, j in chosen[["test_index", "train_index"]]:
-        images += [cifar.x_test[i], cifar.x_train[j]]
-        titles += [readable(cifar.fine_names[c]) for c in (cifar.y_test[i], cifar.y_train[j])]
-    heading = "Test images, each with a training image of the same shot on its right"
-    return plot_images(images, titles, columns=8, size=1.1, heading=heading)
+def _draw_tile(ax, image, left, top, text, color="black"):
+    """Draw `image`, one unit wide, with `text` below it."""
+    ax.set_axis_off()
+    ax.imshow(image, extent=(left, left + 1, top + 1, top))
+    place = {"x": left + 0.5, "y": top + 1.03, "ha": "center", "va": "top"}
+    ax.text(s=readable(text), fontsize=7.5, color=color, **place)
