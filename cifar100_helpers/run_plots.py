@@ -13,12 +13,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from .evaluation import (
-    class_accuracy,
-    most_confident_mistakes,
-    most_confused_pairs,
-    superclass_confusion,
-)
+from . import evaluation
 from .plots import new_axes, plot_images, readable
 from .recipes import learning_rate
 
@@ -62,15 +57,8 @@ def _draw_learning_rate(ax, phase, start, steps_per_epoch):
     ax.plot(epochs, values, color=BLUE, lw=2)
     highest = int(np.argmax(values)) if callable(rate) else len(at) // 2
     number = np.format_float_positional(phase.learning_rate, trim="-")  # not 5e-05
-    ax.annotate(
-        f"{OPTIMIZERS[phase.optimizer]}\n{number}",
-        (epochs[highest], max(values)),
-        (0, 3),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-        color=BLUE,
-    )
+    text, style = f"{OPTIMIZERS[phase.optimizer]}\n{number}", {"fontsize": 9, "color": BLUE}
+    ax.text(epochs[highest], 1.06 * max(values), text, ha="center", va="bottom", **style)
 
 
 def _draw_image_sizes(ax, phase, start):
@@ -79,9 +67,8 @@ def _draw_image_sizes(ax, phase, start):
     for size in dict.fromkeys(phase.image_sizes):
         left, width = start + sizes.index(size), sizes.count(size)
         place = {"transform": ax.get_xaxis_transform()}
-        alpha = 0.4 * (size / max(sizes)) ** 2
-        band = Rectangle((left, 0.88), width, 0.12, fc=ORANGE, ec="white", alpha=alpha, **place)
-        ax.add_patch(band)
+        style = {"fc": ORANGE, "ec": "white", "alpha": 0.4 * (size / max(sizes)) ** 2}
+        ax.add_patch(Rectangle((left, 0.88), width, 0.12, **style, **place))
         text = f"{size} × {size} pixels"
         ax.text(left + width / 2, 0.94, text, ha="center", va="center", fontsize=8, **place)
 
@@ -110,10 +97,8 @@ def plot_ablation(record, ax=None):
     ax.invert_yaxis()
     ax.margins(x=0.12)
     measured = "width {width}, {images:,} images, {epochs} epochs".format(**record["settings"])
-    ax.set_xlabel(
-        f"validation accuracy against the whole recipe, points\n({measured}, {len(baseline)} seeds)"
-    )
-    ax.set_title("Change one thing in the modern recipe: what is lost, what is gained")
+    ax.set_xlabel(f"points of validation accuracy\n({measured}, {len(baseline)} seeds)")
+    ax.set_title("The modern recipe with one thing changed: gain or loss")
     return ax
 
 
@@ -224,7 +209,7 @@ def plot_class_accuracy(probabilities, labels, names, *, name, count=10, ax=None
 
     A strip above them has a stroke for every class.
     """
-    accuracy = 100 * class_accuracy(probabilities, labels)
+    accuracy = 100 * evaluation.class_accuracy(probabilities, labels)
     order = np.argsort(accuracy, kind="stable")
     shown, rows = np.concatenate([order[:count], order[-count:]]), np.arange(2 * count)
     ax = ax or new_axes(7, 1.2 + 0.23 * len(rows))
@@ -244,7 +229,7 @@ def plot_confused_pairs(probabilities, labels, names, coarse_of_fine, *, name, c
 
     Pairs of the same superclass, by `coarse_of_fine`, int (100,), have a colour of their own.
     """
-    pairs = most_confused_pairs(probabilities, labels, count)
+    pairs = evaluation.most_confused_pairs(probabilities, labels, count)
     ax = ax or new_axes(7, 1.2 + 0.28 * count)
     a, b, images = np.reshape(pairs, (-1, 3)).T.astype(int)
     rows, siblings = np.arange(len(pairs)), coarse_of_fine[a] == coarse_of_fine[b]
@@ -271,7 +256,7 @@ def plot_superclass_confusion(
 
     `coarse_of_fine`: int (100,), the superclass of each class. Numbers below 0.5 % are left out.
     """
-    counts = superclass_confusion(probabilities, labels, coarse_of_fine)
+    counts = evaluation.superclass_confusion(probabilities, labels, coarse_of_fine)
     percent = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     ax = ax or new_axes(9, 7.4)
     display = ConfusionMatrixDisplay(percent, display_labels=list(map(readable, coarse_names)))
@@ -289,7 +274,7 @@ def plot_superclass_confusion(
 
 def plot_confident_mistakes(images, probabilities, labels, names, *, name, count=10):
     """Draw the wrong predictions of highest probability: what was predicted, and what it is."""
-    mistakes = most_confident_mistakes(probabilities, labels, count)
+    mistakes = evaluation.most_confident_mistakes(probabilities, labels, count)
     predicted = probabilities.argmax(axis=1)
     titles = [
         f"“{readable(names[predicted[i]])}” {100 * probabilities[i].max():.0f} %\n"
