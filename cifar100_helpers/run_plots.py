@@ -14,11 +14,9 @@ from matplotlib.patches import Rectangle
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from . import evaluation
-from .plots import new_axes, plot_images, readable
+from .plots import BLUE, ORANGE, new_axes, plot_images, readable
 from .recipes import learning_rate
 
-# Colour-blind readers can tell these apart: Okabe and Ito, "Color Universal Design", 2008.
-BLUE, ORANGE = "#0072B2", "#D55E00"
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "muon": "Muon"}
 
 
@@ -281,7 +279,7 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, name, count
         f"is {readable(names[labels[i]])}"
         for i in mistakes
     ]
-    heading = f"{name}: its surest mistakes, “predicted” and what the label says"
+    heading = f"{name}: the surest mistakes, “predicted” and true class"
     return plot_images(images[mistakes], titles, columns=5, size=1.6, heading=heading)
 
 
