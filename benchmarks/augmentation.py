@@ -21,9 +21,9 @@ from keras import layers  # isort: skip
 from keras.src.legacy.preprocessing.image import ImageDataGenerator  # isort: skip
 
 COUNT, BATCH, ROUNDS, STEPS = 5000, 500, 7, 50
-OURS = "augmented_copies"
 RESULT = Path(__file__).parent.parent / "results/augmentation.md"
 
+IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), np.uint8)
 GENERATOR = ImageDataGenerator(
     horizontal_flip=True,
     width_shift_range=4,
@@ -43,16 +43,28 @@ LAYERS = keras.Sequential(
         layers.RandomContrast(0.2),
     ]
 )
+IN_THE_STEP = [
+    layers.RandomTranslation(0.125, 0.125, "reflect"),
+    layers.RandomFlip("horizontal"),
+    layers.RandomErasing(1.0, scale=(1 / 16, 1 / 16), value_range=(0, 255)),
+]
 
 
-def generator(images):
-    batches = GENERATOR.flow(images, batch_size=BATCH, shuffle=False)
+def generator():
+    batches = GENERATOR.flow(IMAGES, batch_size=BATCH, shuffle=False)
     return [next(batches) for _ in range(len(batches))]
 
 
-def keras_layers(images):
-    parts = np.split(images, len(images) // BATCH)
+def keras_layers():
+    parts = np.split(IMAGES, COUNT // BATCH)
     return [keras.ops.convert_to_numpy(LAYERS(part, training=True)) for part in parts]
+
+
+def training_step(transforms):
+    end = [layers.Rescaling(1 / 255), layers.GlobalAveragePooling2D(), layers.Dense(1)]
+    model = keras.Sequential([keras.Input((32, 32, 3), dtype="uint8"), *transforms, *end])
+    model.compile("sgd", "mse")
+    return lambda: model.train_on_batch(IMAGES[:128], np.zeros(128))
 
 
 def take_turns(rounds, actions):
@@ -66,38 +78,24 @@ def take_turns(rounds, actions):
     return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
 
 
-def training_step(*transforms):
-    images = np.zeros((128, 32, 32, 3), np.uint8)
-    end = [layers.Rescaling(1 / 255), layers.GlobalAveragePooling2D(), layers.Dense(1)]
-    model = keras.Sequential([keras.Input((32, 32, 3), dtype="uint8"), *transforms, *end])
-    model.compile("sgd", "mse")
-    return lambda: model.train_on_batch(images, np.zeros(128))
-
-
 def main():
-    images = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), np.uint8)
     copies = {
-        OURS: lambda: augmented_copies(images, np.zeros(COUNT, int), copies=1),
-        "ImageDataGenerator": lambda: generator(images),
-        "Keras's layers": lambda: keras_layers(images),
+        "augmented_copies": lambda: augmented_copies(IMAGES, np.zeros(COUNT, int), copies=1),
+        "ImageDataGenerator": generator,
+        "Keras's layers": keras_layers,
     }
-    copies = take_turns(ROUNDS, copies)
-    three = (
-        layers.RandomTranslation(0.125, 0.125, "reflect"),
-        layers.RandomFlip("horizontal"),
-        layers.RandomErasing(1.0, scale=(1 / 16, 1 / 16), value_range=(0, 255)),
-    )
     steps = {
-        "none": training_step(),
-        "RandomTransforms": training_step(RandomTransforms()),
-        "RandomTranslation, RandomFlip, RandomErasing": training_step(*three),
+        "none": training_step([]),
+        "RandomTransforms": training_step([RandomTransforms()]),
+        "RandomTranslation, RandomFlip, RandomErasing": training_step(IN_THE_STEP),
     }
-    steps = take_turns(STEPS, steps)
-    nothing, machine = steps.pop("none"), describe()
+    copies, steps, machine = take_turns(ROUNDS, copies), take_turns(STEPS, steps), describe()
+    nothing = steps.pop("none")
     text = f"`benchmarks/augmentation.py` on {machine['device']}, {machine['cores']} cores:\n\n"
     text += "| copies made beforehand | images/s | time |\n|---|--:|--:|\n"
     for name, seconds in copies.items():
-        text += f"| {name} | {COUNT / seconds:,.0f} | {seconds / copies[OURS]:.1f} × |\n"
+        ratio = seconds / copies["augmented_copies"]
+        text += f"| {name} | {COUNT / seconds:,.0f} | {ratio:.1f} × |\n"
     text += "\n| transforms in a training step | ms per batch of 128 | time |\n|---|--:|--:|\n"
     for name, seconds in steps.items():
         ratio = (seconds - nothing) / (steps["RandomTransforms"] - nothing)

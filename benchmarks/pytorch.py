@@ -2,11 +2,11 @@
 
     python benchmarks/pytorch.py [widths, 16 and 128 by default]
 
-Needs PyTorch (pip install torch) beside this project's own backend. Network, batches, optimizer and
-images are the same; PyTorch runs in its own layout, channels-last and through torch.compile, and
-the fastest counts. The contestants take turns, each in a process of its own, as the threads of one
-library slow the other; a speed is the median of the rounds. On a GPU, both use it. Writes
-results/pytorch.md; about twenty minutes on two cores.
+Needs PyTorch (pip install torch) beside this project's own backend. Model, batches, optimizer and
+images are the same; PyTorch runs channels-last, its faster layout, with and without torch.compile,
+and the faster counts. The contestants take turns, each in a process of its own, as the threads of
+one library slow the other; a speed is the median of the rounds. On a GPU, both use it. Writes
+results/pytorch.md; about a quarter of an hour on two cores.
 
 The last columns: floating-point operations of our convolutions and dense layers per second, and
 their share of what PyTorch reaches here in the product of two large matrices.
@@ -27,11 +27,7 @@ import numpy as np
 
 RECORD = Path(__file__).resolve().parent.parent / "results" / "pytorch.md"
 BATCH_SIZE, ROUNDS = 128, 3
-WAYS = {  # of PyTorch: its layout, and whether it is compiled
-    "contiguous": ("contiguous_format", False),
-    "channels last": ("channels_last", False),
-    "channels last, compiled": ("channels_last", True),
-}
+WAYS = ("channels last", "channels last, compiled")
 HEAD = """| width | precision | | ours | PyTorch, at its best | ratio | GFLOP/s | of a matmul's |
 | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
@@ -43,27 +39,28 @@ class Ours:
         precision = precision.replace("bfloat16", "mixed_bfloat16")
         self.precision = runtime.configure(precision=precision).removeprefix("mixed_")
         self.model = resnet.build_resnet(width=width, dropout_rate=0.0)
-        recipes.compile_phase(self.model, recipes.Phase(1, 0.05, optimizer="sgd"), 1)
+        optimizer = recipes.make_optimizer(recipes.Phase(1, 0.05, optimizer="sgd"), 1)
+        self.model.compile(optimizer, loss="sparse_categorical_crossentropy")
         self.machine = runtime.describe()
         self.forward_flops = inference.forward_flops(self.model)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
 
     def train(self, x, y):
-        self.model.train_on_batch(x, np.eye(100, dtype=np.float32)[y])
+        self.model.train_on_batch(x, y)
 
     def infer(self, x, y):
         self.model.predict_on_batch(x)
 
 
 class PyTorch:
-    def __init__(self, width, precision, layout, compiled):
+    def __init__(self, width, precision, way):
         import torch
 
-        self.torch, self.layout = torch, getattr(torch, layout)
+        self.torch, self.layout = torch, torch.channels_last
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = getattr(torch, precision)
         self.model = torch_resnet(width).to(self.device, memory_format=self.layout)
-        self.forward = torch.compile(self.model) if compiled else self.model
+        self.forward = torch.compile(self.model) if "compiled" in way else self.model
         parameters = list(self.model.parameters())
         self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True)
         self.parameters = sum(parameter.numel() for parameter in parameters)
@@ -84,10 +81,9 @@ class PyTorch:
 
     def logits(self, images):
         scaled = self.torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
-        scaled = scaled.contiguous(memory_format=self.layout)
         mixed = self.dtype == self.torch.bfloat16
         with self.torch.autocast(self.device, self.torch.bfloat16, enabled=mixed):
-            return self.forward(scaled)
+            return self.forward(scaled.contiguous(memory_format=self.layout))
 
     def matmul_flops(self):
         """Return the operations per second in the product of two square matrices."""
@@ -164,25 +160,25 @@ def in_own_process(kind, *options):
 
 
 def compare(width, precision):
-    """Yield two rows of the table: training and inference of the network of `width`."""
+    """Yield two rows of the table: training and inference of the model of `width`."""
+    kinds = [(Ours,), *((PyTorch, way) for way in WAYS)]
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(in_own_process(Ours, width, precision))
-        theirs = [
-            stack.enter_context(in_own_process(PyTorch, width, precision, *way))
-            for way in WAYS.values()
+        ours, *theirs = everyone = [
+            stack.enter_context(in_own_process(kind, width, precision, *way))
+            for kind, *way in kinds
         ]
-        assert len({run(answer, "parameters") for run in (ours, *theirs)}) == 1
+        assert len({run(answer, "parameters") for run in everyone}) == 1
         reachable = theirs[0](answer, "matmul_flops")
         batches = max(1, 8192 // width**2)  # about as much work at every width
         # The gradients of an output and of a kernel cost as much as a forward pass each.
         for kind, work, passes in (("training", "train", 3), ("inference", "infer", 1)):
             task = (images_per_second, work, batches)
-            speeds = [[run(*task) for run in (ours, *theirs)] for _ in range(1 + ROUNDS)]
+            speeds = [[run(*task) for run in everyone] for _ in range(1 + ROUNDS)]
             speed, *peers = np.median(speeds[1:], axis=0)  # the first round compiles
             achieved = speed * passes * ours(answer, "forward_flops")
             yield (
                 f"| {width} | {precision} | {kind} | {speed:,.0f} | {max(peers):,.0f}, "
-                f"{list(WAYS)[np.argmax(peers)]} | {speed / max(peers):.2f} | "
+                f"{WAYS[np.argmax(peers)]} | {speed / max(peers):.2f} | "
                 f"{achieved / 1e9:,.0f} | {achieved / reachable:.0%} |"
             )
 
@@ -190,18 +186,17 @@ def compare(width, precision):
 def main():
     with in_own_process(Ours, 16, "auto") as run:
         machine, best = run(answer, "machine"), run(answer, "precision")
-    backend, cores = machine["backend"], machine["cores"]
-    lines = [
-        f"Images per second in batches of {BATCH_SIZE}; {machine['device']}, {cores} cores, "
-        f"{backend} {machine['versions'][backend]}, PyTorch {version('torch')}:",
-        "",
-        HEAD,
-    ]
+    backend = machine["backend"]
+    text = (
+        f"Images per second in batches of {BATCH_SIZE}; {machine['device']}, {machine['cores']} "
+        f"cores, {backend} {machine['versions'][backend]}, PyTorch {version('torch')}:\n\n{HEAD}\n"
+    )
     for width in map(int, sys.argv[1:] or (16, 128)):
         for precision in dict.fromkeys(("float32", best)):  # bfloat16 if the hardware has it
-            lines += compare(width, precision)
-            print(lines[-2], lines[-1], sep="\n", flush=True)
-    RECORD.write_text("\n".join(lines) + "\n")
+            for row in compare(width, precision):
+                print(row, flush=True)
+                text += f"{row}\n"
+    RECORD.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
