@@ -24,7 +24,6 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import yaml
 
 try:
     from playwright.sync_api import Error as BrowserError
@@ -49,6 +48,7 @@ ERRORS = "[data-mime-type='application/vnd.jupyter.stderr']"
 KERNEL_READY = "#jp-main-statusbar :text('| Idle')"
 RUNNING = ".jp-InputPrompt:text('[*]')"
 NOT_RUN = ".jp-CodeCell .jp-InputPrompt:text('[ ]')"
+UNSAVED = ".lm-TabBar-tab.jp-mod-dirty"
 TRAINING_BAR = r".jp-OutputArea :text-matches('epoch 2: +\\d+%')"
 IS_SHOWN = "image => image.complete && image.naturalWidth > 0 && image.clientWidth > 0"
 TOO_WIDE = """notebook => {
@@ -87,8 +87,8 @@ def prepare(project, name):
     shutil.copy(source, copy.parent / "stored")
     shutil.copy(ROOT / "pyproject.toml", project)
     shutil.copytree(ROOT / "results", project / "results", dirs_exist_ok=True)
-    parameters = yaml.safe_load((source.parent / "quick" / f"{name}.yaml").read_text())
-    notebook = papermill.execute_notebook(source, None, parameters, prepare_only=True)
+    quick = {"profile": "quick"}
+    notebook = papermill.execute_notebook(source, None, quick, prepare_only=True)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, copy)
@@ -134,6 +134,7 @@ def check(browser, address, name, screenshots):
     try:
         open_notebook(page, address.format(f"stored/{name}"))
         problems = [f"as stored, {problem}" for problem in look(page, stored)]
+        problems += ["is changed by being opened"] * page.locator(UNSAVED).count()
         take_picture(page, screenshots, f"{name}_stored")
 
         open_notebook(page, address.format(name))
