@@ -6,15 +6,15 @@ import math
 import re
 from difflib import get_close_matches
 from numbers import Real
-from pathlib import Path
 from types import SimpleNamespace
 
 import yaml
 
 from .errors import ParameterError
 from .runtime import PRECISIONS
+from .storage import PROJECT
 
-PROFILES = Path(__file__).resolve().parent.parent / "notebooks" / "profiles"
+PROFILES = PROJECT / "notebooks" / "profiles"
 COMPLETE = "published"  # the profile that has every parameter; the others hold what differs
 # Where files lie and how long a run may take are no properties of it: its record leaves them out.
 NOT_RECORDED = ("changed", "data_dir", "hours", "picture", "profile", "results_dir", "run_name")

@@ -18,6 +18,8 @@ from .storage import atomic_path, exclusive_lock, load_arrays, write_json
 
 SCHEMA = 3
 UNKNOWN = "–"
+# What a saved layer can do without: it says how to train, and older Keras refuses keys of newer.
+TRAINING_SETTINGS = ("initializer", "regularizer", "constraint", "renorm", "quantization")
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 # The PFLOPs are those of the same recipes here.
@@ -98,7 +100,18 @@ def _stock_layer(layer):
         base.name = layer.name
         return base
     kind = getattr(layer, "stock_class", type(layer))
-    return kind.from_config(layer.get_config() | {"dtype": "float32"})
+    return _portable(kind.from_config(layer.get_config() | {"dtype": "float32"}))
+
+
+def _portable(layer):
+    """`layer`, which from now on leaves `TRAINING_SETTINGS` out of what is saved of it."""
+    config = {
+        name: value
+        for name, value in layer.get_config().items()
+        if not any(setting in name for setting in TRAINING_SETTINGS)
+    }
+    layer.get_config = lambda: config
+    return layer
 
 
 def _call_in_inference(layer, *inputs, **options):

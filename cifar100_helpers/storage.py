@@ -10,6 +10,8 @@ import numpy as np
 
 from .errors import ParameterError, RunError
 
+PROJECT = Path(__file__).resolve().parent.parent  # with the notebooks and the committed records
+
 
 def project_path(path):
     """Return `path` as an absolute `Path`; a relative one starts at the project's root.
