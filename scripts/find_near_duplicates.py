@@ -12,14 +12,14 @@ Near-Duplicates", 2020. Needs CIFAR-100 (`CIFAR100_DIR`, or it is fetched).
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import cv2
 import numpy as np
 
-from cifar100_helpers.data import NEAR_DUPLICATES, load_cifar100
+from cifar100_helpers.data import IMAGE_SIZE, NEAR_DUPLICATES, load_cifar100
 from cifar100_helpers.runtime import progress_bar
 
-SIDE = 32
 DESCRIPTOR_SIDE = 10
 ZOOMS = (1.0, 1.15, 0.87)  # of the query, before its descriptor is compared
 BLOCK = 500  # queries compared with all references at once
@@ -34,7 +34,7 @@ FINE_SIMILARITY = 0.82
 TEMPLATE = 24  # pixels of the query's centre that are looked for in the reference
 TEMPLATE_CROPS = (20, 24, 28)
 LEAST_OVERLAP = 500  # pixels
-ALIGNMENT_STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
+STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 
 
 def find(queries, references):
@@ -59,28 +59,19 @@ def find(queries, references):
 
 def find_candidates(queries, references):
     """Return the pairs with like descriptors as unique rows (query, reference, mirrored)."""
-    found = [np.empty((0, 3), dtype=np.int64)]
-    descriptors = describe(references)
+    found, descriptors = [], describe(references)
     starts = range(0, len(queries), BLOCK)
     with progress_bar(2 * len(ZOOMS) * len(starts), "near-duplicates", "block") as bar:
-        for mirrored in (False, True):
-            for zoom in ZOOMS:
-                ours = describe(queries[:, :, ::-1] if mirrored else queries, zoom)
-                for start in starts:
-                    rows, columns = most_similar(ours[start : start + BLOCK] @ descriptors.T)
-                    pairs = [rows + start, columns, np.full_like(rows, mirrored)]
-                    found.append(np.column_stack(pairs))
-                    bar.update()
+        for mirrored, zoom in product((False, True), ZOOMS):
+            ours = describe(queries[:, :, ::-1] if mirrored else queries, zoom)
+            for start in starts:
+                alike = ours[start : start + BLOCK] @ descriptors.T
+                nearest = np.argpartition(-alike, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
+                near = np.take_along_axis(alike, nearest, axis=1) >= DESCRIPTOR_SIMILARITY
+                rows = np.nonzero(near)[0] + start
+                found.append(np.column_stack([rows, nearest[near], np.full_like(rows, mirrored)]))
+                bar.update()
     return np.unique(np.concatenate(found), axis=0)
-
-
-def most_similar(similarity):
-    """Return rows and columns of the largest entries of each row, if they are large enough."""
-    rows = np.flatnonzero(similarity.max(axis=1) >= DESCRIPTOR_SIMILARITY)
-    columns = np.argpartition(-similarity[rows], NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-    rows, columns = np.repeat(rows, NEIGHBOURS), columns.ravel()
-    alike = similarity[rows, columns] >= DESCRIPTOR_SIMILARITY
-    return rows[alike], columns[alike]
 
 
 def describe(images, zoom=1.0):
@@ -88,11 +79,13 @@ def describe(images, zoom=1.0):
 
     Images with hardly any detail get short descriptors, which are like no other.
     """
-    moved = cv2.getRotationMatrix2D(((SIDE - 1) / 2, (SIDE - 1) / 2), 0, zoom)
+    moved = cv2.getRotationMatrix2D(((IMAGE_SIZE - 1) / 2, (IMAGE_SIZE - 1) / 2), 0, zoom)
     found = np.empty((len(images), DESCRIPTOR_SIDE**2), dtype=np.float32)
     for image, row in zip(images, found, strict=True):
         if zoom != 1:
-            image = cv2.warpAffine(image, moved, (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT_101)
+            image = cv2.warpAffine(
+                image, moved, (IMAGE_SIZE, IMAGE_SIZE), borderMode=cv2.BORDER_REFLECT_101
+            )
         smooth = cv2.GaussianBlur(details(image, 5).mean(axis=2), (0, 0), 1.5)
         size = (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE)
         row[:] = cv2.resize(smooth, size, interpolation=cv2.INTER_AREA).ravel()
@@ -117,19 +110,22 @@ def compare(query, reference):
     if compare_coarsely(details(query, 3), details(reference, 3)) < COARSE_SIMILARITY:
         return 0.0
     query, reference = query.astype(np.float32), reference.astype(np.float32)
-    grey, still = (query.mean(axis=2), reference.mean(axis=2)), np.eye(2, 3, dtype=np.float32)
+    grey, start = (query.mean(axis=2), reference.mean(axis=2)), np.eye(2, 3, dtype=np.float32)
     try:
-        _, transform = cv2.findTransformECC(
-            *grey, still, cv2.MOTION_AFFINE, ALIGNMENT_STEPS, None, 3
-        )
+        _, found = cv2.findTransformECC(*grey, start, cv2.MOTION_AFFINE, STEPS, None, 3)
     except cv2.error:  # the alignment does not converge
         return 0.0
     options = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP}
-    covered = cv2.warpAffine(np.ones((SIDE, SIDE)), transform, (SIDE, SIDE), **options) > 0.99
+    covered = (
+        cv2.warpAffine(
+            np.ones((IMAGE_SIZE, IMAGE_SIZE)), found, (IMAGE_SIZE, IMAGE_SIZE), **options
+        )
+        > 0.99
+    )
     if covered.sum() < LEAST_OVERLAP:
         return 0.0
     options["borderMode"] = cv2.BORDER_REFLECT_101
-    aligned = cv2.warpAffine(reference, transform, (SIDE, SIDE), **options)
+    aligned = cv2.warpAffine(reference, found, (IMAGE_SIZE, IMAGE_SIZE), **options)
     return correlation(details(query, 1)[covered], details(aligned, 1)[covered])
 
 
@@ -137,8 +133,8 @@ def compare_coarsely(query, reference):
     """Return the best correlation of the query's centre, at three sizes, anywhere in the other."""
     best = 0.0
     for crop in TEMPLATE_CROPS:
-        edge = (SIDE - crop) // 2
-        centre = query[edge : SIDE - edge, edge : SIDE - edge]
+        edge = (IMAGE_SIZE - crop) // 2
+        centre = query[edge : IMAGE_SIZE - edge, edge : IMAGE_SIZE - edge]
         template = cv2.resize(centre, (TEMPLATE, TEMPLATE))
         best = max(best, cv2.matchTemplate(reference, template, cv2.TM_CCOEFF_NORMED).max())
     return best

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -84,7 +85,9 @@ def prepare(project, name):
     """Write the stored notebook, and a quick copy without outputs, into the folder `project`."""
     source, copy = (root / "notebooks" / f"{name}.ipynb" for root in (ROOT, project))
     (copy.parent / "stored").mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, copy.parent / "stored")
+    notebook = nbformat.read(source, as_version=4)
+    notebook.metadata.language_info.version = platform.python_version()  # else JupyterLab does it
+    nbformat.write(notebook, copy.parent / "stored" / copy.name)
     shutil.copy(ROOT / "pyproject.toml", project)
     shutil.copytree(ROOT / "results", project / "results", dirs_exist_ok=True)
     quick = {"profile": "quick"}
