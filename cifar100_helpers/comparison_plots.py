@@ -21,9 +21,8 @@ from .evaluation import (
     reliability_bins,
     surest,
 )
-from .plots import new_axes, plot_images, readable
+from .plots import BLUE, ORANGE, new_axes, plot_images, readable
 from .results import PUBLISHED, mean_and_spread, seed_groups
-from .run_plots import BLUE, ORANGE
 
 COLOURS = {"resnet": BLUE, "xception": ORANGE}
 SECOND_OF_ITS_MODEL = "#CC79A7"
@@ -254,7 +253,7 @@ def plot_only_one_correct(images, correct, wrong, names, *, count=10):
     return _plot_gallery(images[chosen], titles, heading, columns=5, size=1.6)
 
 
-def plot_both_wrong(cifar, first, second, *, count=5, examples=4):
+def plot_both_wrong(cifar, first, second, *, count=6, examples=3):
     """Draw test images that both runs get wrong, each beside `examples` of its labelled class.
 
     What they said is the likeliest class of their average; the surest come first.
@@ -269,7 +268,10 @@ def plot_both_wrong(cifar, first, second, *, count=5, examples=4):
         name, other = readable(cifar.fine_names[label]), readable(cifar.fine_names[predicted[i]])
         titles += [f"“{other}” {confidence[i]:.0%}\nis {name}?", *[f"\n{name}"] * examples]
     heading = "Both are wrong: what they said, and training images of the class on the label"
-    return _plot_gallery(images, titles, heading, columns=1 + examples, size=1.0)
+    axes = _plot_gallery(images, titles, heading, columns=2 * (1 + examples), size=1.15)
+    for ax in axes[:: 1 + examples]:
+        ax.title.set_weight("bold")
+    return axes
 
 
 def _plot_gallery(images, titles, heading, **layout):

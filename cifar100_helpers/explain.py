@@ -10,8 +10,7 @@ from PIL import Image, ImageOps
 
 from .data import IMAGE_SIZE
 from .errors import ParameterError, in_one_line
-from .plots import plot_images, readable
-from .run_plots import BLUE
+from .plots import BLUE, plot_images, readable
 from .storage import places
 
 _READ_SMALLER = 2048  # pixels: the side to which a large JPEG may be decoded
@@ -149,6 +148,26 @@ def _intervals(length, patch, stride):
     starts = {*range(0, length - patch, stride), length - patch}
     pixels = np.arange(length)
     return [(start <= pixels) & (pixels < start + patch) for start in sorted(starts)]
+
+
+def telling_pictures(model, run, images, count=3, among=8):
+    """Choose pictures whose answer hangs on one place: `count` right answers and `count` wrong.
+
+    They are those with the strongest `occlusion_map` of the class named, out of `among` right and
+    as many wrong answers in which the recorded `run` of `model` was about 75 % sure: if it is
+    surer, hardly any place matters. Returns indices into `images` and the maps: int (n,) and float
+    (n, height, width).
+    """
+    predicted, confidence = run.probabilities.argmax(axis=1), run.probabilities.max(axis=1)
+    order = np.argsort(abs(confidence - 0.75), kind="stable")
+    right = (predicted == run.labels)[order]
+    shown, maps = [], []
+    for candidates in (order[right][:among], order[~right][:among]):
+        found = [(i, occlusion_map(model, images[i], predicted[i])) for i in candidates]
+        found.sort(key=lambda pair: -pair[1].max())
+        shown += [i for i, _ in found[:count]]
+        maps += [heat for _, heat in found[:count]]
+    return np.array(shown), np.array(maps)
 
 
 def plot_occlusion(images, maps, titles, name):
