@@ -66,13 +66,6 @@ def class_accuracy(probabilities, labels):
     return recall_score(labels, probabilities.argmax(axis=1), labels=classes, **options)
 
 
-def superclass_accuracy(probabilities, labels, coarse_of_fine):
-    """Return how often the class is correct on each superclass's images, float (superclasses,)."""
-    images = np.bincount(coarse_of_fine[labels])
-    correct = probabilities.argmax(axis=1) == labels
-    return np.bincount(coarse_of_fine[labels], correct) / images
-
-
 def superclass_confusion(probabilities, labels, coarse_of_fine):
     """Count images by true (row) and likeliest class's (column) superclass: int (20, 20)."""
     true, predicted = coarse_of_fine[labels], coarse_of_fine[probabilities.argmax(axis=1)]

@@ -1,19 +1,39 @@
+from math import comb
+
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
+from scipy import stats
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
 from cifar100_helpers.evaluation import (
+    accuracy_at_coverage,
+    apply_temperature,
+    calibrate,
     class_accuracy,
+    count_agreement,
+    coverage_curve,
+    difference_interval,
     evaluate,
     expected_calibration_error,
-    mistakes_inside_superclass,
+    fit_temperature,
+    is_correct,
+    mcnemar_p_value,
     most_confident_mistakes,
     most_confused_pairs,
     reliability_bins,
-    superclass_accuracy,
+    superclass_confusion,
 )
+from cifar100_helpers.results import RecordedRun
 
 COARSE = np.arange(100) % 20
+
+
+def noisy(strength, labels, classes, seed=0):
+    """Probabilities from scores whose label stands out by `strength`."""
+    scores = np.random.default_rng(seed).normal(size=(len(labels), classes))
+    scores[np.arange(len(labels)), labels] += strength
+    exponentials = np.exp(scores)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def evaluated(probabilities, labels):
@@ -23,12 +43,8 @@ def evaluated(probabilities, labels):
 
 @pytest.fixture(scope="module")
 def predictions():
-    rng = np.random.default_rng(0)
-    labels = rng.permutation(np.repeat(np.arange(100), 8))
-    scores = rng.normal(size=(800, 100))
-    scores[np.arange(800), labels] += 2
-    probabilities = np.exp(scores)
-    return probabilities / probabilities.sum(axis=1, keepdims=True), labels
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 8))
+    return noisy(2, labels, 100), labels
 
 
 def test_metrics_equal_scikit_learn(predictions):
@@ -51,10 +67,11 @@ def test_perfect_hopeless_and_constant_model():
     labels = np.arange(100)
     perfect = evaluated(np.eye(100), labels)
     assert perfect["top1"] == perfect["top5"] == perfect["superclass_top1"] == 1
-    assert perfect["loss"] == pytest.approx(0, abs=2e-5)
+    assert perfect["loss"] == pytest.approx(0, abs=2e-5) and perfect["calibration_error"] == 0
     hopeless = evaluated(np.eye(100)[(labels + 1) % 100], labels)
     assert hopeless["top1"] == hopeless["superclass_top1"] == 0
     assert hopeless["loss"] == pytest.approx(-np.log(1e-7), rel=1e-4)  # clipped, not infinite
+    assert hopeless["calibration_error"] == 1
     constant = evaluated(np.full((100, 100), 0.01), labels)
     assert constant["top1"] == 0.01 and constant["loss"] == pytest.approx(np.log(100))
 
@@ -85,58 +102,33 @@ def test_interval_is_wilsons():
     assert interval == pytest.approx([middle - reach, middle + reach], rel=1e-6)
 
 
-def test_calibration_error_equals_a_slow_count(predictions):
+def test_reliability_and_calibration_error_equal_a_slow_count(predictions):
     probabilities, labels = predictions
-    expected = 0.0
+    rows, expected = [], 0.0
     for k in range(15):
         inside = [
             (row.max(), row.argmax() == label)
             for row, label in zip(probabilities, labels, strict=True)
             if k / 15 <= row.max() < (k + 1) / 15
         ]
-        if inside:
-            confidences, rights = zip(*inside, strict=True)
-            expected += len(inside) / len(labels) * abs(np.mean(confidences) - np.mean(rights))
-    assert expected > 0.05
+        if inside:  # bins without images are left out
+            confidence, accuracy = np.mean(inside, axis=0)
+            rows.append((len(inside), confidence, accuracy))
+            expected += len(inside) / len(labels) * abs(confidence - accuracy)
+    assert expected > 0.05 and len(rows) < 15
+    np.testing.assert_allclose(np.column_stack(reliability_bins(probabilities, labels)), rows)
     assert expected_calibration_error(probabilities, labels) == pytest.approx(expected)
-    overconfident = np.eye(100)[(labels + 1) % 100]
-    assert expected_calibration_error(overconfident, labels) == 1
 
 
-def test_reliability_bins_equal_a_histogram(predictions):
-    probabilities, labels = predictions
-    expected, _ = np.histogram(probabilities.max(axis=1), bins=10, range=(0, 1))
-    images, confidence, accuracy = reliability_bins(probabilities, labels, bins=10)
-    np.testing.assert_array_equal(images, expected)
-    right = probabilities.argmax(axis=1) == labels
-    assert np.nansum(images * accuracy) == pytest.approx(right.sum())
-    assert np.nansum(images * confidence) == pytest.approx(probabilities.max(axis=1).sum())
-    images, confidence, accuracy = reliability_bins(np.eye(4), np.array([0, 1, 2, 0]), bins=4)
-    np.testing.assert_array_equal(images, [0, 0, 0, 4])  # certainty is in the last bin
-    np.testing.assert_array_equal(confidence, [np.nan, np.nan, np.nan, 1])
-    np.testing.assert_array_equal(accuracy, [np.nan, np.nan, np.nan, 0.75])
+def test_accuracy_of_a_class_is_that_of_its_images():
+    probabilities, labels = np.eye(4)[[0, 0, 3, 1]], np.array([0, 1, 3, 1])
+    np.testing.assert_array_equal(class_accuracy(probabilities, labels), [1, 0.5, np.nan, 1])
 
 
-def test_accuracies_of_classes_and_superclasses(predictions):
-    probabilities, labels = predictions
-    recall = recall_score(labels, probabilities.argmax(axis=1), average=None)
-    np.testing.assert_allclose(class_accuracy(probabilities, labels), recall)
-    mean_of_five = recall.reshape(5, 20).mean(axis=0)  # each class has eight images
-    accuracy = superclass_accuracy(probabilities, labels, COARSE)
-    np.testing.assert_allclose(accuracy, mean_of_five)
-
-
-def test_class_without_images_has_no_accuracy():
-    probabilities, labels = np.eye(4)[[0, 0, 3]], np.array([0, 1, 3])
-    np.testing.assert_array_equal(class_accuracy(probabilities, labels), [1, 0, np.nan, 1])
-    accuracy = superclass_accuracy(probabilities, labels, np.array([0, 0, 1, 2]))
-    np.testing.assert_array_equal(accuracy, [0.5, np.nan, 1])
-
-
-def test_mistakes_inside_the_superclass_are_counted_among_the_mistakes():
-    predicted, labels = np.array([20, 1, 0, 40]), np.array([0, 0, 0, 20])
-    assert mistakes_inside_superclass(np.eye(100)[predicted], labels, COARSE) == 2 / 3
-    assert np.isnan(mistakes_inside_superclass(np.eye(100)[labels], labels, COARSE))
+def test_superclasses_are_counted_by_true_row_and_predicted_column():
+    confusion = superclass_confusion(np.eye(100)[[20, 1, 1]], np.array([0, 0, 1]), COARSE)
+    assert confusion.shape == (20, 20) and confusion.sum() == 3
+    assert (confusion[0, 0], confusion[0, 1], confusion[1, 1]) == (1, 1, 1)
 
 
 def test_most_confused_pairs_count_both_directions():
@@ -153,3 +145,112 @@ def test_most_confident_mistakes_are_wrong_and_in_order():
     labels = np.array([0, 0, 0, 1])
     np.testing.assert_array_equal(most_confident_mistakes(probabilities, labels), [2, 1])
     np.testing.assert_array_equal(most_confident_mistakes(probabilities, labels, count=1), [2])
+
+
+# Two models
+
+LABELS = np.tile(np.arange(10), 30)
+
+
+def make_run(probabilities, labels=LABELS, validation=0):
+    validated = noisy(1, LABELS, 10, seed=5)[:validation], LABELS[:validation]
+    return RecordedRun({}, probabilities, labels, np.zeros(len(labels), bool), *validated)
+
+
+def test_correct_is_where_the_label_is_likeliest():
+    probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])  # a tie: the first class
+    run = make_run(probabilities, np.array([0, 0, 1]))
+    np.testing.assert_array_equal(is_correct(run), [True, False, False])
+
+
+def pair(both, first, second, neither):
+    counts = (both, first, second, neither)
+    return np.repeat([1, 1, 0, 0], counts) > 0, np.repeat([1, 0, 1, 0], counts) > 0
+
+
+def test_agreement_counts_every_image_once():
+    counts = count_agreement(*pair(5, 4, 3, 2))
+    assert list(counts.values()) == [5, 4, 3, 2]
+    assert list(counts) == ["both", "only the first", "only the second", "neither"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (3, 9), (40, 17), (20, 20), (0, 12)])
+def test_mcnemar_equals_the_sum_of_the_binomial_tail(first, second):
+    n, fewer = first + second, min(first, second)
+    tail = sum(comb(n, k) for k in range(fewer + 1)) / 2**n
+    p_value = mcnemar_p_value(*pair(100, first, second, 50))
+    assert p_value == pytest.approx(min(1, 2 * tail), rel=1e-9)
+
+
+def test_identical_models_do_not_differ():
+    correct = np.arange(100) < 60
+    assert mcnemar_p_value(correct, correct) == 1
+    assert difference_interval(correct, correct) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("counts", [(400, 60, 110, 130), (10, 1, 4, 5)])
+def test_interval_equals_scipys_paired_bootstrap(counts):
+    first, second = pair(*counts)
+
+    def difference(a, b, axis):
+        return b.mean(axis=axis) - a.mean(axis=axis)
+
+    expected = stats.bootstrap(
+        (first.astype(float), second.astype(float)),
+        difference,
+        paired=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    middle, low, high = difference_interval(first, second)
+    assert middle == pytest.approx(second.mean() - first.mean())
+    within = 0.05 * (high - low)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=within)
+
+
+def test_interval_is_the_same_for_the_same_seed():
+    few = [difference_interval(*pair(4, 6, 3, 8), resamples=20, seed=seed) for seed in (0, 0, 1)]
+    assert few[0] == few[1] != few[2]
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+def test_temperature_undoes_what_made_a_model_too_confident(sharpness):
+    """Labels drawn from the probabilities: these are calibrated, and sharpened ones are not."""
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(10), 20_000)
+    labels = (probabilities.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
+    sharpened = probabilities**sharpness
+    sharpened /= sharpened.sum(axis=1, keepdims=True)
+    temperature = fit_temperature(sharpened, labels)
+    assert temperature == pytest.approx(sharpness, rel=0.05)
+    np.testing.assert_allclose(apply_temperature(sharpened, sharpness), probabilities, atol=0.01)
+
+
+def test_calibration_looks_at_validation_images_only():
+    run = make_run(noisy(2, LABELS, 10), validation=200)
+    temperature, probabilities = calibrate(run)
+    assert temperature == fit_temperature(run.validation_probabilities, run.validation_labels)
+    np.testing.assert_array_equal(probabilities, apply_temperature(run.probabilities, temperature))
+    hopeless = make_run(run.probabilities, (LABELS + 1) % 10, validation=200)
+    assert calibrate(hopeless)[0] == temperature
+    assert calibrate(make_run(run.probabilities)) is None
+
+
+def test_coverage_curve_equals_a_slow_count():
+    probabilities = np.round(noisy(2, LABELS, 10), 1) + 1e-9  # many equally sure
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == LABELS
+    expected = []
+    for threshold in sorted(set(confidence), reverse=True):
+        answered = [bool(r) for c, r in zip(confidence, correct, strict=True) if c >= threshold]
+        expected.append((len(answered) / 300, np.mean(answered)))
+    assert 3 < len(expected) < 12
+    np.testing.assert_allclose(np.column_stack(coverage_curve(probabilities, LABELS)), expected)
+
+
+def test_accuracy_is_read_where_enough_is_answered():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+    labels = np.array([0, 0, 0, 1])
+    assert accuracy_at_coverage(probabilities, labels, 0.5) == 1
+    assert accuracy_at_coverage(probabilities, labels, 0.6) == pytest.approx(2 / 3)
+    assert accuracy_at_coverage(probabilities, labels, 1) == 0.75
