@@ -7,40 +7,40 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from cifar100_helpers import comparison_plots
-from cifar100_helpers.data import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
-from cifar100_helpers.results import Run
+from cifar100_helpers.data import FINE_NAMES
+from cifar100_helpers.results import RecordedRun
 
 LABELS = np.tile(np.arange(100), 5)
-FIRST_WRONG = {3: 7, 10: 11}  # class: what the first run sees in it, the second in half of its own
+FIRST_WRONG = {3: 7, 10: 11}  # class: what the first run takes it for
 SECOND_WRONG = {20: 21, 10: 12}
 
 
-def make_run(name, model, seen, *, validation=0, **record):
-    probabilities = (0.8 * np.eye(100)[seen] + 0.002).astype(np.float32)
-    top1 = float(np.mean(seen == LABELS))
+def make_run(name, model, predicted, *, validation=0, **record):
+    probabilities = (0.8 * np.eye(100)[predicted] + 0.002).astype(np.float32)
+    top1 = float(np.mean(predicted == LABELS))
     metrics = {"top1": top1, "top1_interval": [top1 - 0.02, top1 + 0.01]}
     metrics["top1_without_duplicates"] = top1 - 0.03
     record = {"name": name, "model": model, "dataset": "cifar100", "metrics": metrics} | record
-    record["petaflops"] = 0.5
+    record |= {"petaflops": 0.5, "parameters": {"seed": 0, "run": name}}
     validation = slice(0, validation)
     duplicates = np.zeros(500, bool)
-    return Run(
+    return RecordedRun(
         record, probabilities, LABELS, duplicates, probabilities[validation], LABELS[validation]
     )
 
 
-def seen_with(mistakes):
+def predicted_with(mistakes):
     return np.array([mistakes.get(label, label) for label in LABELS])
 
 
 @pytest.fixture
 def first():
-    return make_run("a", "resnet", seen_with(FIRST_WRONG))
+    return make_run("a", "resnet", predicted_with(FIRST_WRONG))
 
 
 @pytest.fixture
 def second():
-    return make_run("b", "xception", seen_with(SECOND_WRONG), validation=200)
+    return make_run("b", "xception", predicted_with(SECOND_WRONG), validation=200)
 
 
 def texts(artists):
@@ -58,41 +58,64 @@ def test_models_keep_their_colours_and_two_of_one_differ(first, second):
     assert same[0] == blue and same[1] not in (blue, orange)
 
 
-def test_top1_shows_intervals_beside_the_published_figures(first, second):
+def legend_of(ax):
+    legends = [*ax.figure.legends, *filter(None, [ax.get_legend()])]
+    return {text.get_text() for legend in legends for text in legend.get_texts()}
+
+
+def test_top1_shows_intervals_and_the_published_figures_as_lines(first, second):
     ax = comparison_plots.plot_top1([second, first])
-    names = texts(ax.get_yticklabels())
-    assert names == ["resnet, published", "xception, published", "b", "a"]  # equal: as given
-    assert [line.get_xdata()[0] for line in ax.lines[:2]] == pytest.approx([65.49, 72.93])
-    for bars, row in zip(ax.containers, (2, 3), strict=True):
+    assert texts(ax.get_yticklabels()) == ["b", "a"]  # equal: as given
+    for row, bars in enumerate(ax.containers):
         ((left, right),) = bars.lines[2][0].get_segments()
         assert (left[0], right[0]) == pytest.approx((96.0, 99.0)) and left[1] == row
         assert bars.lines[0].get_xdata()[0] == pytest.approx(98)
-    clean = [line for line in ax.lines if line.get_marker() == "x" and len(line.get_xdata())]
-    assert any(line.get_xdata()[0] == pytest.approx(95) for line in clean)
+    clean = [line for line in ax.lines if line.get_marker() == "x"]
+    assert [line.get_xdata()[0] for line in clean] == pytest.approx([95, 95])
+    dashed = [line for line in ax.lines if line.get_ls() == "--"]
+    assert [line.get_xdata()[0] for line in dashed] == pytest.approx([65.49, 72.93])
+    assert [hex_colour(line) for line in dashed] == [*comparison_plots.COLOURS.values()]
+    assert legend_of(ax) == {"resnet", "xception", "without near-duplicates", "published"}
 
 
 def test_synthetic_runs_stand_without_the_published_figures(first):
     first.record["dataset"] = "synthetic"
-    ax = comparison_plots.plot_top1([first])
-    assert texts(ax.get_yticklabels()) == ["a"]
+    for plot in (comparison_plots.plot_top1, comparison_plots.plot_cost):
+        ax = plot([first])
+        assert not [line for line in ax.lines if line.get_ls() == "--"]
+        assert "published" not in legend_of(ax)
 
 
-def test_cost_is_the_arithmetic(first, second):
+def test_cost_is_the_arithmetic_beside_what_was_published(first, second):
     ax = comparison_plots.plot_cost([first, second])
-    np.testing.assert_allclose(ax.collections[0].get_offsets(), [[0.5, 98], [0.5, 98]])
-    assert texts(ax.texts) == ["a", "b"] and "PFLOPs" in ax.get_xlabel()
+    points = [line.get_xydata()[0] for line in ax.lines if line.get_ls() == "None"]
+    np.testing.assert_allclose(points, [(0.5, 98), (0.5, 98), (53.9, 65.49), (13.1, 72.93)])
+    assert texts(ax.texts) == ["a", "b", "resnet, published", "xception, published"]
+    assert "PFLOPs" in ax.get_xlabel() and "logarithmic" in ax.get_xlabel()
+    assert legend_of(ax) == {"resnet", "xception", "published"}
+
+
+def test_seeds_are_one_point_with_its_spread():
+    seeds = []
+    for seed, mistakes in enumerate([FIRST_WRONG, {}, {}]):
+        run = make_run(f"a{seed}", "resnet", predicted_with(mistakes))
+        run.record["parameters"] = {"seed": seed}
+        seeds.append(run)
+    ax = comparison_plots.plot_cost(seeds)
+    assert texts(ax.texts)[0] == "a0, 3 seeds"
+    (bars,) = ax.containers
+    ((_, low), (_, high)) = bars.lines[2][0].get_segments()[0]
+    values = [98, 100, 100]
+    assert (low + high) / 2 == pytest.approx(np.mean(values))
+    assert (high - low) / 2 == pytest.approx(np.std(values, ddof=1))
 
 
 def test_labels_of_equal_runs_do_not_overlap(first, second):
-    ax = comparison_plots.plot_cost([first, second, first, first, second])
+    runs = [make_run(f"a_run_{i}", "resnet", predicted_with({})) for i in range(6)]
+    ax = comparison_plots.plot_cost([first, second, *runs])
     ax.figure.canvas.draw()
     boxes = [Text.get_window_extent(label) for label in ax.texts]  # without the lines to points
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-
-
-def test_labels_are_spread_no_more_than_they_must():
-    placed = comparison_plots.spread([1.0, 9.0, 1.5, 5.0, 9.0], 1.0)
-    np.testing.assert_allclose(placed, [0.75, 8.5, 1.75, 5, 9.5], atol=0.01)
 
 
 def test_agreement_is_one_bar_of_all_images(first, second):
@@ -101,29 +124,19 @@ def test_agreement_is_one_bar_of_all_images(first, second):
     assert texts(ax.texts) == ["485", "5", "5", "5"]
     (legend,) = ax.figure.legends
     labels = texts(legend.get_texts())
-    assert labels == ["both right", "only a", "only b", "neither"]
+    assert labels == ["both", "only a", "only b", "neither"]
 
 
-def test_classes_that_differ_most_are_named_on_their_side(first, second):
+def test_classes_that_differ_most_are_named_in_a_square(first, second):
     ax = comparison_plots.plot_classes(first, second, FINE_NAMES, count=4)
-    assert texts(ax.texts) == [FINE_NAMES[20].replace("_", " "), FINE_NAMES[3].replace("_", " ")]
     loses, gains = ax.texts
-    assert loses.xy == (100, 0) and gains.xy == (0, 100)
-    assert gains.get_ha() == "right" and loses.get_ha() == "left"
+    assert texts(ax.texts) == [FINE_NAMES[20].replace("_", " "), FINE_NAMES[3].replace("_", " ")]
+    assert tuple(loses.xy) == (100, 0) and tuple(gains.xy) == (0, 100)
+    assert ax.get_xlim() == ax.get_ylim() == (0, 100)
     np.testing.assert_array_equal(ax.collections[0].get_offsets()[10], [0, 0])
 
 
-def test_superclasses_are_ordered_by_difficulty(first, second):
-    ax = comparison_plots.plot_superclasses(first, second, COARSE_OF_FINE, COARSE_NAMES)
-    names = texts(ax.get_yticklabels())
-    hardest = COARSE_NAMES[COARSE_OF_FINE[10]].replace("_", " ")
-    assert names[0] == hardest and len(names) == 20
-    left, right = (points.get_offsets()[:, 0] for points in ax.collections[1:])
-    assert left[0] == pytest.approx(80) and right[0] == pytest.approx(80)
-    assert left.max() == right.max() == 100
-
-
-def test_reliability_shows_the_temperature_only_of_runs_that_held_out(first, second):
+def test_reliability_shows_the_temperature_only_of_runs_that_had_validation(first, second):
     before, after = comparison_plots.plot_reliability(first, second)
     assert len(before.get_legend().get_texts()) == 1
     _, trained = before.lines
@@ -142,14 +155,6 @@ def test_coverage_ends_at_top1_for_both_and_their_average(first, second):
     for line, top1 in zip(ax.lines, (98, 98, 99), strict=True):
         assert line.get_xydata()[-1] == pytest.approx((100, top1))
     assert len({hex_colour(line) for line in ax.lines}) == 3
-
-
-def test_figures_draw_into_given_axes(first, second):
-    _, ax = plt.subplots()
-    for plot in (comparison_plots.plot_agreement, comparison_plots.plot_coverage):
-        assert plot(first, second, ax=ax) is ax
-    assert comparison_plots.plot_top1([first], ax=ax) is ax
-    assert len(plt.get_fignums()) == 1
 
 
 def pictures():
@@ -185,3 +190,13 @@ def test_images_both_get_wrong_stand_beside_their_class(synthetic, first, second
     for ax, image in zip(axes[1:4], examples, strict=True):
         np.testing.assert_array_equal(ax.images[0].get_array(), image)
         assert ax.get_title().strip() == name
+
+
+def test_groups_without_images_are_said_to_be_empty(first):
+    perfect = make_run("b", "xception", predicted_with({}))
+    data = type("Data", (), {"x_test": pictures(), "fine_names": FINE_NAMES})
+    drawn = comparison_plots.plot_only_one_correct(data.x_test, first, perfect, FINE_NAMES)
+    assert not len(drawn)
+    assert not len(comparison_plots.plot_both_wrong(data, first, perfect))
+    for number in plt.get_fignums():
+        assert plt.figure(number).get_suptitle().endswith(": there is no such image")

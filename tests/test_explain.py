@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from PIL import Image
 from cifar100_helpers import explain
 from cifar100_helpers.data import FINE_NAMES
 from cifar100_helpers.errors import ParameterError
+from cifar100_helpers.results import RecordedRun
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -23,15 +26,24 @@ def picture(tmp_path, monkeypatch):
     return save
 
 
-def test_sample_photograph_is_read_without_a_path():
-    original, small = explain.load_picture()
-    assert original.shape == (427, 427, 3) and small.shape == (32, 32, 3)
-    assert original.dtype == small.dtype == np.uint8
+def read(path):
+    """The centre square of the picture at `path`, and that square shrunk."""
+    ((name, pair),) = explain.load_pictures(path).items()
+    assert name == Path(path).name
+    return pair
+
+
+def test_five_photographs_are_read_without_a_path():
+    pictures = explain.load_pictures()
+    assert list(pictures) == ["motorcycle", "coffee", "rocket", "astronaut", "cat"]
+    for square, small in pictures.values():
+        assert square.shape[0] == square.shape[1] >= 300 and small.shape == (32, 32, 3)
+        assert square.dtype == small.dtype == np.uint8
 
 
 def test_small_pixels_are_the_mean_of_the_area_they_cover(picture):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    original, small = explain.load_picture(picture(Image.fromarray(pixels)))
+    original, small = read(picture(Image.fromarray(pixels)))
     np.testing.assert_array_equal(original, pixels[:, 8:72])  # the centre
     means = original.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(small, means, atol=0.51)
@@ -39,7 +51,7 @@ def test_small_pixels_are_the_mean_of_the_area_they_cover(picture):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (31, 33)])
 def test_tiny_pictures_are_enlarged(picture, size):
-    original, small = explain.load_picture(picture(Image.new("RGB", size, RED)))
+    original, small = read(picture(Image.new("RGB", size, RED)))
     assert original.shape == (min(size), min(size), 3)
     np.testing.assert_array_equal(small, np.full((32, 32, 3), RED))
 
@@ -48,7 +60,11 @@ def test_tiny_pictures_are_enlarged(picture, size):
     ("mode", "value", "options", "colour"),
     [
         ("L", 77, {}, (77, 77, 77)),
-        ("I;16", 77 * 256, {}, (77, 77, 77)),
+        ("I;16", 77 * 257, {}, (77, 77, 77)),
+        ("I", 77, {"name": "picture.tif"}, (77, 77, 77)),
+        ("I", 77 * 257, {"name": "picture.tif"}, (77, 77, 77)),
+        ("F", 77.5 / 255, {"name": "picture.tif"}, (77, 77, 77)),
+        ("F", 77.5, {"name": "picture.tif"}, (77, 77, 77)),
         ("1", 1, {}, (255, 255, 255)),
         ("P", RED, {}, RED),
         ("P", RED, {"transparency": 0}, (255, 255, 255)),
@@ -57,8 +73,25 @@ def test_tiny_pictures_are_enlarged(picture, size):
     ],
 )
 def test_every_kind_of_picture_becomes_colours_on_white(picture, mode, value, options, colour):
-    _, small = explain.load_picture(picture(Image.new(mode, (40, 40), value), **options))
+    _, small = read(picture(Image.new(mode, (40, 40), value), **options))
     np.testing.assert_array_equal(small, np.full((32, 32, 3), colour))
+
+
+@pytest.mark.parametrize(("mode", "value"), [("I", -3), ("F", 1e9), ("F", np.nan)])
+def test_values_that_are_no_shades_of_grey_are_refused(picture, mode, value):
+    picture(Image.new(mode, (40, 40), value), "heights.tif")
+    with pytest.raises(ParameterError, match=r"heights.tif holds values .* no shades of grey"):
+        read("heights.tif")
+
+
+@pytest.mark.filterwarnings("error")
+def test_photograph_of_200_megapixels_is_read_as_a_jpeg_alone(picture):
+    large = Image.new("L", (20_000, 10_000), 77)
+    square, small = read(picture(large, "large.jpg"))
+    assert square.shape[0] >= 1_250 and (small == 77).all()
+    picture(large, "large.png", compress_level=1)
+    with pytest.raises(ParameterError, match=r"large.png is too large \(20000 × 10000 pixels\)"):
+        read("large.png")
 
 
 def test_photographs_are_turned_as_the_camera_was_held(picture):
@@ -66,7 +99,7 @@ def test_photographs_are_turned_as_the_camera_was_held(picture):
     sensor.paste(BLUE, (0, 0, 32, 64))  # blue on the left
     exif = Image.Exif()
     exif[0x0112] = 6  # to be seen after a quarter turn clockwise: blue on top
-    original, _ = explain.load_picture(picture(sensor, exif=exif))
+    original, _ = read(picture(sensor, exif=exif))
     assert tuple(original[5, 32]) == BLUE and tuple(original[60, 32]) == RED
 
 
@@ -74,11 +107,11 @@ def test_relative_paths_start_here_or_at_the_project(picture, tmp_path, monkeypa
     picture(Image.new("RGB", (40, 40), RED), "red.png")
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert tuple(explain.load_picture("red.png")[1][0, 0]) == RED
+    assert tuple(read("red.png")[1][0, 0]) == RED
     picture(Image.new("RGB", (40, 40), BLUE), "notebooks/red.png")
-    assert tuple(explain.load_picture("red.png")[1][0, 0]) == BLUE
+    assert tuple(read("red.png")[1][0, 0]) == BLUE
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert tuple(explain.load_picture("~/red.png")[1][0, 0]) == RED
+    assert tuple(read("~/red.png")[1][0, 0]) == RED
 
 
 def test_missing_pictures_are_one_sentence_with_the_places(tmp_path, monkeypatch):
@@ -87,9 +120,11 @@ def test_missing_pictures_are_one_sentence_with_the_places(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path / "notebooks")
     for path in ("cat.png", "."):
         with pytest.raises(ParameterError, match="no picture") as raised:
-            explain.load_picture(path)
+            read(path)
         assert str(tmp_path / path) in str(raised.value)
     assert str(tmp_path / "notebooks") in str(raised.value)
+    with pytest.raises(ParameterError, match="home of nobody_here"):
+        read("~nobody_here/cat.png")
 
 
 def test_files_that_are_no_picture_are_one_sentence(picture, tmp_path):
@@ -98,23 +133,22 @@ def test_files_that_are_no_picture_are_one_sentence(picture, tmp_path):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:900])
     for file in ("letter.png", "cut.jpg"):
         with pytest.raises(ParameterError, match=f"{file} is no picture"):
-            explain.load_picture(file)
+            read(file)
 
 
-def test_likeliest_classes_are_bars_beside_the_picture():
-    original, small = explain.load_picture()
+def test_likeliest_classes_stand_below_each_picture():
+    pictures = dict(list(explain.load_pictures().items())[:2])
     sure, torn = 0.1 * np.eye(100)[[3, 7]]
     sure[40], torn[[5, 6]] = 0.9, (0.5, 0.4)
-    predictions = {"a": sure, "b": torn}
-    axes = explain.plot_picture(original, small, predictions, FINE_NAMES, count=3)
-    for ax, image in zip(axes[:2], (original, small), strict=True):
-        np.testing.assert_array_equal(ax.images[0].get_array(), image)
-    for ax, name, classes in zip(axes[2:], "ab", ([40, 3], [5, 6, 7]), strict=True):
-        names = [label.get_text() for label in ax.get_yticklabels()]
-        assert ax.get_title() == name and len(names) == 3
-        assert names[: len(classes)] == [FINE_NAMES[i].replace("_", " ") for i in classes]
-    assert [bar.get_width() for bar in axes[3].patches] == pytest.approx([50, 40, 10])
-    assert axes[2].texts[0].get_text() == "90 %"
+    axes = explain.plot_pictures(pictures, {"a": np.array([sure, torn])}, FINE_NAMES)
+    assert axes.shape == (3, 2) and axes[2, 0].get_title(loc="left") == "a"
+    for column, pair in zip(axes[:2].T, pictures.values(), strict=True):
+        for ax, image in zip(column, pair, strict=True):
+            np.testing.assert_array_equal(ax.images[0].get_array(), image)
+    assert [bar.get_width() for bar in axes[2, 1].patches] == pytest.approx([50, 40, 10])
+    names = [FINE_NAMES[i].replace("_", " ") for i in (5, 6, 7)]
+    expected = [f"{name} {share} %" for name, share in zip(names, (50, 40, 10), strict=True)]
+    assert [text.get_text() for text in axes[2, 1].texts] == expected
 
 
 @pytest.mark.every_backend
@@ -136,14 +170,28 @@ def test_occlusion_of_a_keras_network_is_the_mean_over_covers():
     np.testing.assert_allclose(heat, total / covers, atol=1e-6)
 
 
-def test_heat_maps_share_one_scale_in_points(synthetic):
-    maps = np.zeros((2, 32, 32))
+def test_answers_that_hang_on_one_place_are_chosen(monkeypatch):
+    images = np.arange(8)  # stand for pictures; the last is wrong, as is the one before
+    probabilities = np.full((8, 4), 0.1) + 0.6 * np.eye(4)[[0] * 8]
+    probabilities[0, 0] = 0.99  # too sure: not among the candidates
+    labels = np.array([0] * 6 + [1] * 2)
+    run = RecordedRun({}, probabilities, labels, labels > 9, probabilities[:0], labels[:0])
+    falls = {i: np.full((2, 2), 0.1 * i) for i in range(8)}
+    monkeypatch.setattr(explain, "occlusion_map", lambda model, image, label: falls[image])
+    shown, maps = explain.telling_pictures(None, run, images, count=2, among=5)
+    np.testing.assert_array_equal(shown, [5, 4, 7, 6])
+    np.testing.assert_allclose(maps[:, 0, 0], [0.5, 0.4, 0.7, 0.6])
+
+
+def test_heat_maps_have_each_their_own_scale_in_points(synthetic):
+    maps = np.zeros((3, 32, 32))
     maps[0, 4, 4], maps[1, 9, 9] = 0.2, -0.5
-    axes = explain.plot_occlusion(synthetic.x_test[:2], maps, ["first", "second"])
-    assert [ax.get_title() for ax in axes] == ["first", "", "second", ""]
-    for i in range(2):
+    axes = explain.plot_occlusion(synthetic.x_test[:3], maps, ["a", "b", "c"], "tiny")
+    titles = [ax.get_title().replace("\n", " ") for ax in axes]
+    scales = [f"red: falls by up to {points} points" for points in (20, 50, 0)]
+    assert titles == ["a", scales[0], "b", scales[1], "c", scales[2]]
+    assert "tiny" in axes[0].figure.get_suptitle()
+    for i, strongest in enumerate((1, -1, 0)):
         np.testing.assert_array_equal(axes[2 * i].images[0].get_array(), synthetic.x_test[i])
-        heat = axes[2 * i + 1].images[-1]
-        np.testing.assert_allclose(heat.get_array(), 100 * maps[i])
-        assert heat.get_clim() == (-50, 50)
-    assert "points" in axes[0].figure.axes[-1].get_ylabel()
+        heat = axes[2 * i + 1].images[-1].get_array()
+        assert heat.sum() == pytest.approx(strongest)
