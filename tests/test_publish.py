@@ -16,7 +16,7 @@ from cifar100_helpers.results import load_run
 
 ROOT = Path(__file__).parent.parent
 PUBLISH = runpy.run_path(str(ROOT / "scripts" / "publish.py"))
-TINY = {"train_limit": 200, "batch_size": 40, "epochs": 15, "width": 2, "seed": 1}
+TINY = {"train_limit": 200, "batch_size": 40, "epochs": 10, "width": 2, "seed": 1}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_killed_run_goes_on_when_called_again_and_leaves_record_and_notebook(pro
     again = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True)
     assert int(re.search(r"trained before; (\d+) epochs to go", again.stdout)[1]) > 0
     record = load_run(project / "build/published/resnet_quick").record
-    assert len(record["history"]["epoch"]) == 15 and record["dataset"] == "synthetic"
+    assert len(record["history"]["epoch"]) == 10 and record["dataset"] == "synthetic"
     assert TINY.items() <= record["parameters"].items()
     executed = (project / "build/published/resnet_quick.ipynb").read_text()
     assert "trained before; " in executed and str(project) not in executed
