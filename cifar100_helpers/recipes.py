@@ -56,8 +56,8 @@ class Phase:
                     f"{name} of a phase must be a number of at least 0{limit}, not {value!r}."
                 )
         sizes = self.image_sizes
-        if type(sizes) is not list or not all(type(size) is int and size >= 8 for size in sizes):
-            raise ParameterError("image_sizes must be a list of whole numbers of at least 8.")
+        if type(sizes) is not list or not all(type(s) is int and 8 <= s <= 32 for s in sizes):
+            raise ParameterError("image_sizes must be a list of whole numbers from 8 to 32.")
 
     def image_size(self, epoch):
         """Return the side of the images in `epoch` of this phase, from 0; None: as they are."""

@@ -105,10 +105,10 @@ class Run:
 
     def _go_on(self, model, first, done, epochs):
         """Print the `done` epochs of a phase; load the weights if they are the run's last ones."""
-        print("\n".join(self._lines()[first : first + done]))
-        todo = f"; {epochs - done} epochs to go" if done < epochs else ""
-        print(f"(trained before{todo})", flush=True)
+        print("\n".join(self._lines()[first : first + done]), flush=True)
         if self.state["epochs_done"] == first + done:
+            todo = f"; {epochs - done} epochs to go" if done < epochs else ""
+            print(f"(trained before{todo})", flush=True)
             self._load_weights(model)
 
     def _fit_epoch(self, model, x, y, epoch, validation_data, pace):

@@ -1,93 +1,141 @@
-import ast
 import math
-from pathlib import Path
 
+import nbformat
 import papermill
 import pytest
+import yaml
 
 from cifar100_helpers.errors import ParameterError
-from cifar100_helpers.parameters import RULES, check_parameters
+from cifar100_helpers.parameters import PROFILES, RULES, load_profile, resolve
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("0*.ipynb"))
-GOOD = {  # the defaults of all notebooks
-    name: ast.literal_eval(parameter["default"])
-    for path in NOTEBOOKS
-    for name, parameter in papermill.inspect_notebook(str(path)).items()
-}
+NOTEBOOKS = {path.stem: path for path in (PROFILES.parent).glob("0*.ipynb")}
 BAD = {
     "batch_size": [-1, 0],
-    "copies": ["2", -1],
-    "cutout": [-1],
-    "data_dir": [None],
+    "copies": ["2", -1, 11],
+    "cutout": [-1, 64],
+    "data_dir": [3],
     "dataset": ["cifar10", ["cifar100"]],
     "dropout_rate": [1.0, -0.1, math.nan, "0.5", False],
-    "epochs": [0, "abc", 2.5, True, None],
+    "epochs": [0, "abc", 2.5, True],
     "finetune_epochs": [-1],
     "first_run": [1],
+    "freeze_statistics": [0],
     "frozen_epochs": [0],
     "galleries": ["False"],
     "hidden_units": [0],
-    "image_size": [70],
+    "hours": [0, "24", True],
+    "image_size": [70, 300],
     "interpolation": ["nearest"],
-    "picture": [None],
+    "picture": [3],
     "precision": ["float8"],
     "random_transforms": ["true", 1],
     "recipe": [3],
-    "recipe_changes": ["label_smoothing=0", None],
+    "recipe_changes": ["label_smoothing=0"],
     "results_dir": [3],
-    "run_name": ["../elsewhere", "", "a/b"],
-    "second_run": [None],
+    "run_name": ["../elsewhere", "", "a/b", 2024],
+    "second_run": [1],
     "seed": [-1, 2**32],
     "train_limit": [-1],
     "validation_size": [0.1],
-    "weights": [None],
+    "weights": [3],
     "width": [0],
 }
-ALL = " ".join(GOOD)
 
 
-def test_every_rule_is_tested_here():
-    assert RULES.keys() == GOOD.keys() == BAD.keys()
+def ran(*cells):
+    """What the namespace of a notebook holds after these cells."""
+    namespace = {"In": ["", *cells]}
+    for cell in cells:
+        exec(cell, namespace)
+    return namespace
 
 
-def test_good_parameters_come_back_without_locations():
-    checked = check_parameters(dict(GOOD), ALL)
-    locations = {"data_dir", "picture", "results_dir", "run_name"}
-    assert checked == {name: GOOD[name] for name in GOOD.keys() - locations}
+PARAMETERS_CELL = 'profile = "laptop"\nepochs = None\nwidth = None'
+
+
+def test_every_parameter_has_a_rule_and_is_tested_here():
+    sections = yaml.safe_load((PROFILES / "published.yaml").read_text()).values()
+    assert {name for section in sections for name in section} == RULES.keys() == BAD.keys()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_parameters_cell_has_the_parameters_of_the_published_profile(notebook):
+    own = papermill.inspect_notebook(str(NOTEBOOKS[notebook]))
+    assert list(own) == ["profile", *load_profile("published", notebook)]
+    assert {own[name]["default"] for name in own if name != "profile"} == {"None"}
+    assert all(parameter["help"] for parameter in own.values())
+
+
+@pytest.mark.parametrize("file", sorted(PROFILES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_profile_resolves_in_the_notebooks_that_it_names(file):
+    for notebook, section in yaml.safe_load(file.read_text()).items():
+        settings = resolve({"profile": file.stem}, notebook)
+        assert settings.profile == file.stem and settings.changed == {}
+        assert section.items() <= vars(settings).items()
+
+
+def test_parameter_that_is_given_beats_the_profile():
+    """Also with the published value, and papermill's cell beats the parameters cell."""
+    settings = resolve(ran(PARAMETERS_CELL, "# Parameters\nepochs = 26"), "03_resnet")
+    laptop = load_profile("laptop", "03_resnet")
+    assert (settings.epochs, settings.width) == (26, laptop["width"])
+    assert settings.changed == {"epochs": laptop["epochs"]}
+    assert f"epochs             26  (the profile: {laptop['epochs']})" in str(settings)
+
+
+def test_record_of_a_run_leaves_out_where_it_lies_and_how_long_it_may_take():
+    recorded = resolve({"profile": "laptop", "hours": 3}, "03_resnet").of_the_run()
+    assert recorded["epochs"] == load_profile("laptop", "03_resnet")["epochs"]
+    left_out = {"data_dir", "results_dir", "run_name", "hours", "profile", "changed"}
+    assert not recorded.keys() & left_out
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
 )
 def test_bad_value_is_one_sentence_that_names_it(name, value):
+    section = next(n for n in NOTEBOOKS if name in load_profile("published", n))
     with pytest.raises(ParameterError) as caught:
-        check_parameters(GOOD | {name: value}, ALL)
+        resolve({"profile": "published", name: value}, section)
     sentence = str(caught.value)
     assert sentence.startswith(f"{name} must be ") and repr(value) in sentence
+    assert caught.value._render_traceback_() == [f"ParameterError: {sentence}"]
 
 
-def test_unknown_parameter_is_refused_with_the_right_ones():
-    with pytest.raises(ParameterError, match=r"epcohs.*did you mean epochs"):
-        check_parameters(GOOD | {"epcohs": 3}, ALL)
-    for name in ("width", "EPOCHS", "Inputs"):
-        with pytest.raises(ParameterError, match=rf"{name} is no parameter .*: there are seed\."):
-            check_parameters({"seed": 0, name: 128}, "seed")
-
-
-def test_imports_and_the_shells_own_names_are_no_parameters():
-    namespace = GOOD | {"math": math, "In": [""], "Out": {}, "_i1": "", "get_ipython": print}
-    check_parameters(namespace, ALL)
-
-
-def test_cells_may_be_run_again_when_later_ones_left_variables():
-    namespace = dict(GOOD)
-    check_parameters(namespace, ALL)
-    namespace["history"] = {"loss": [1.0]}
-    check_parameters(namespace, ALL)
-
-
-def test_notebooks_show_the_sentence_alone():
+@pytest.mark.parametrize(
+    ("name", "value", "way_out"),
+    [
+        ("recipe_changes", "{label_smoothing: 0.0}", "papermill: -y 'recipe_changes: {"),
+        ("run_name", 2024, "papermill: -r run_name 2024 passes it as text"),
+        ("random_transforms", "true", "papermill: -p random_transforms True"),
+    ],
+)
+def test_papermills_guess_of_a_type_is_refused_with_the_way_out(name, value, way_out):
     with pytest.raises(ParameterError) as caught:
-        check_parameters(GOOD | {"epochs": 0}, ALL)
-    expected = "ParameterError: epochs must be a whole number of at least 1, not 0."
-    assert caught.value._render_traceback_() == [expected]
+        resolve({"profile": "published", name: value}, "03_resnet")
+    assert way_out in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["labtop", "overnight", 3])
+def test_profile_that_this_notebook_lacks_is_refused_with_the_others(name):
+    hint = "did you mean laptop" if name == "labtop" else "there are .*half_hour.*published"
+    with pytest.raises(ParameterError, match=f"profile '?{name}'? does not exist here: {hint}"):
+        resolve({"profile": name}, "04_xception")
+
+
+def test_unknown_parameter_is_refused_until_its_cell_is_corrected():
+    """In the same kernel, in which the misspelt name lives on."""
+    wrong = PARAMETERS_CELL.replace("epochs = None", "epcohs = 3")
+    with pytest.raises(ParameterError, match=r"epcohs is no parameter .*: did you mean epochs"):
+        resolve(ran(wrong), "03_resnet")
+    with pytest.raises(ParameterError, match="epcohs is no parameter"):
+        resolve(ran(PARAMETERS_CELL, "# Parameters\nepcohs = 3"), "03_resnet")
+    corrected = PARAMETERS_CELL.replace("epochs = None", "epochs = 3")
+    assert resolve(ran(wrong, "history = [1]", corrected), "03_resnet").epochs == 3
+
+
+def test_every_notebook_resolves_its_own_section():
+    for name, path in NOTEBOOKS.items():
+        cells = nbformat.read(path, as_version=4).cells
+        source = "\n".join(cell.source for cell in cells)
+        assert f'settings = parameters.resolve(globals(), "{name}")' in source

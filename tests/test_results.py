@@ -1,79 +1,31 @@
 import json
-import subprocess
-import sys
+import shutil
 
-import keras
 import numpy as np
 import pytest
 
 from cifar100_helpers import results
-from cifar100_helpers.augment import RandomTransforms
 from cifar100_helpers.errors import RunError
 from cifar100_helpers.evaluation import evaluate
-from cifar100_helpers.inference import predict
-from cifar100_helpers.recipes import Phase, compile_phase
+from cifar100_helpers.recipes import Phase
 from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.results import (
+    NO_BREAK,
+    RecordedRun,
+    choose_runs,
+    compare_runs,
     describe_run,
+    equal_cost_pairs,
     load_run,
     load_runs,
-    project_path,
+    published_runs,
     runs_table,
     save_run,
     seed_table,
 )
-from cifar100_helpers.training import ShuffledBatches
+from cifar100_helpers.storage import project_path
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
-
-# The trained network
-
-PLAIN_KERAS = """
-import sys
-sys.modules["cifar100_helpers"] = None  # to import it fails
-import keras, numpy as np
-network = keras.saving.load_model("model.keras")
-np.save("plain.npy", network.predict(np.load("images.npy"), verbose=0))
-"""
-
-
-def probabilities_of_plain_keras(run_dir, images):
-    """What a process without this package reads from `run_dir`/model.keras for `images`."""
-    np.save(run_dir / "images.npy", images)
-    command = [sys.executable, "-c", PLAIN_KERAS]
-    done = subprocess.run(command, cwd=run_dir, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return np.load(run_dir / "plain.npy")
-
-
-@pytest.mark.every_backend
-def test_plain_keras_opens_what_was_trained(synthetic, tmp_path, capsys):
-    model = build_resnet((1, 1), width=2, augmentation=RandomTransforms())
-    compile_phase(model, Phase(1, 0.5, optimizer="sgd"), steps_per_epoch=1)
-    x, y = synthetic.x_train[:16], synthetic.y_train[:16]
-    model.fit(ShuffledBatches(x, y, 16, 0, classes=100), verbose=0)
-    kernel, bias = model.get_layer("probabilities").get_weights()
-    model.get_layer("probabilities").set_weights([100 * kernel, bias])  # or all look the same
-
-    run = results.finish_run(tmp_path, model, STATE, synthetic, validation=(x, y))
-    size = (tmp_path / "model.keras").stat().st_size
-    assert f"model.keras, {size / 1e6:.1f} MB" in capsys.readouterr().out
-    plain = probabilities_of_plain_keras(tmp_path, np.concatenate([synthetic.x_test, x]))
-    recorded = np.concatenate([run.probabilities, run.validation_probabilities])
-    np.testing.assert_allclose(plain, recorded, rtol=2**-10, atol=1e-6)
-    assert plain.std(axis=0).max() > 1e-3, "all look the same"
-    np.testing.assert_allclose(plain[-16:], predict(model, x), atol=1e-6)
-
-
-def test_network_of_mixed_precision_is_saved_in_float32(tmp_path):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    model = build_resnet((1,), width=2)
-    results.save_network(model, tmp_path)
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert {layer.compute_dtype for layer in loaded.layers[1:]} == {"float32"}
-    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
 
 # Records
 
@@ -138,9 +90,19 @@ def test_record_of_another_version_is_one_sentence(run_dir):
 
 def test_all_records_of_a_folder_are_read(run_dir):
     (run_dir.parent / "no_run").mkdir()
-    assert [run.record["name"] for run in load_runs(run_dir.parent)] == ["tiny"]
+    assert [run.name for run in load_runs(run_dir.parent)] == ["tiny"]
     with pytest.raises(RunError, match=r"no_run holds no record of a run: run 03_resnet"):
         load_runs(run_dir.parent / "no_run")
+
+
+def test_folder_that_was_copied_and_renamed_gives_its_run_the_name(run_dir):
+    shutil.copytree(run_dir, run_dir.parent / "copied")
+    run_dir.rename(run_dir.parent / "renamed")
+    runs = load_runs(run_dir.parent)
+    assert [run.name for run in runs] == ["copied", "renamed"]
+    table = runs_table([run.record for run in runs], ("top-1",))
+    assert "| copied |" in table and "| renamed |" in table
+    assert seed_table([run.record for run in runs]) == ""  # a copy is no other seed
 
 
 def test_relative_folders_start_at_the_project_root(tmp_path, monkeypatch):
@@ -183,8 +145,9 @@ def record(name="a", **changes):
 
 def rows_of(table):
     heading, rule, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
-    assert len(rule) == len(heading) and set(rule) == {"---"}
-    return [dict(zip(heading, row, strict=True)) for row in rows]
+    assert rule == ["---", *["---:"] * (len(heading) - 1)]  # numbers on the right
+    assert not any(" " in cell for row in rows for cell in row[1:])  # and in one line
+    return [{h: c.replace(NO_BREAK, " ") for h, c in zip(heading, r, strict=True)} for r in rows]
 
 
 def test_run_is_described_in_words_for_readers():
@@ -198,7 +161,7 @@ def test_run_is_described_in_words_for_readers():
         "parameters": "2,918,564",
         "epochs": "3",
         "minutes": "59",
-        "PFLOPs": "12",
+        "PFLOPs": "12.3",
         "device": "AMD EPYC, 2 cores",
         "data set": "cifar100",
     }
@@ -211,15 +174,15 @@ def test_graphics_cards_are_counted_and_stand_without_cores():
 
 
 def test_published_figures_stand_beside_real_runs_alone():
-    columns = ("top-1", "epochs", "parameters", "loss")
+    columns = ("top-1", "epochs", "parameters", "PFLOPs", "loss")
     table = runs_table([record("mine")], columns)
     assert [list(row.values()) for row in rows_of(table)] == [
-        ["resnet, published", "65.49 %", "26", "46,203,236", "–"],
-        ["xception, published", "72.93 %", "45", "21,961,868", "–"],
-        ["mine", "70.38 % ± 0.9", "3", "2,918,564", "1.097"],
+        ["resnet, published", "65.49 %", "26", "46,203,236", "53.9", "–"],
+        ["xception, published", "72.93 %", "45", "21,961,868", "13.1", "–"],
+        ["mine", "70.38 % ± 0.9", "3", "2,918,564", "12.3", "1.097"],
     ]
     (row,) = rows_of(runs_table([record("drawn", dataset="synthetic")], ("data set",)))
-    assert row == {"run": "drawn", "data set": "synthetic"}
+    assert row == {"run": "drawn", "data set": "synthetic, seed 0"}
 
 
 def seeded(name, seed, top1, **changes):
@@ -241,3 +204,93 @@ def test_runs_that_differ_otherwise_are_no_seeds_of_each_other():
     other_width = record("c", parameters={"seed": 1, "width": 8})
     same_seed = seeded("d", 0, 0.7)
     assert seed_table([seeded("a", 0, 0.7), other_model, other_width, same_seed]) == ""
+
+
+def test_seeds_of_synthetic_data_are_no_seeds_of_each_other():
+    """Each draws other images, so their spread would be over data sets."""
+    runs = [seeded(f"s{seed}", seed, 0.5, dataset="synthetic") for seed in (0, 1)]
+    assert seed_table(runs) == ""
+
+
+# Which runs are compared, and in what words
+
+LABELS = np.tile(np.arange(10), 40)
+
+
+def recorded(name, model="resnet", top1=0.5, petaflops=1.0, *, validation=1, seed=0, **changes):
+    wrong = np.arange(400) >= 400 * top1
+    probabilities = np.eye(10)[(LABELS + wrong) % 10]
+    kept = {"metrics": METRICS | {"top1": top1}, "parameters": {"seed": seed}}
+    described = record(name, model=model, petaflops=petaflops, **kept) | changes
+    arrays = probabilities, LABELS, LABELS < 0, probabilities[:validation], LABELS[:validation]
+    return RecordedRun(described, *arrays)
+
+
+def names_of(pair):
+    return [run.name for run in pair]
+
+
+def test_best_pair_of_about_equal_cost_is_compared():
+    runs = [
+        recorded("dear", "resnet", 0.9, 50),
+        recorded("weak", "resnet", 0.4, 0.7),
+        recorded("fit", "resnet", 0.5, 0.75),
+        recorded("cheap", "xception", 0.6, 0.8),
+        recorded("mid", "xception", 0.7, 4),
+    ]
+    assert names_of(choose_runs(runs)) == ["fit", "cheap"]
+    assert names_of(choose_runs(runs, "weak")) == ["weak", "cheap"]
+    assert names_of(choose_runs(runs, second="mid")) == ["fit", "mid"]  # the nearest cost
+    assert names_of(choose_runs(runs, "dear", "weak")) == ["dear", "weak"]
+    assert names_of(choose_runs(runs[:3])) == ["weak", "fit"]  # no Xception: two of one kind
+    large = [recorded("big", "resnet", 0.8, 10), recorded("large", "xception", 0.9, 11)]
+    assert names_of(choose_runs(runs + large)) == ["big", "large"]
+    pairs = [names_of(pair) for pair in equal_cost_pairs(runs + large)]
+    assert pairs == [["fit", "cheap"], ["big", "large"]]
+    unvalidated = [recorded(run.name, run.record["model"], 0.9, 10, validation=0) for run in large]
+    assert names_of(choose_runs(runs + unvalidated)) == ["fit", "cheap"]
+
+
+def test_synthetic_runs_of_other_seeds_are_not_compared():
+    drawn = {"dataset": "synthetic"}
+    runs = [
+        recorded("r0", seed=0, **drawn),
+        recorded("r1", seed=1, **drawn),
+        recorded("x1", "xception", petaflops=9.0, seed=1, **drawn),
+    ]
+    assert names_of(choose_runs(runs)) == ["r1", "x1"]
+    assert equal_cost_pairs([runs[0], recorded("x2", "xception", seed=2, **drawn)]) == []
+    with pytest.raises(RunError, match="r0 and x1 did not predict the same images"):
+        choose_runs(runs, "r0", "x1")
+
+
+def test_pair_that_cannot_be_compared_is_one_sentence():
+    runs = [recorded("a"), recorded("b", dataset="synthetic")]
+    with pytest.raises(RunError, match="There is no run other among the records: there are a, b"):
+        choose_runs(runs, second="other")
+    for first, second, among in (("a", "a", runs), ("", "", runs[:1])):
+        with pytest.raises(RunError, match="a cannot be compared with itself"):
+            choose_runs(among, first, second)
+    with pytest.raises(RunError, match="Any run and another did not predict the same images"):
+        choose_runs(runs)
+
+
+def test_comparison_names_its_cost():
+    equal = compare_runs(recorded("a", top1=0.5), recorded("b", top1=0.6, petaflops=1.2))
+    assert equal.startswith("b is better than a by 10.00 points of top-1 (7.")
+    assert equal.endswith("for 1.2 against 1 PFLOP of training.")
+    unequal = compare_runs(recorded("a", top1=0.6, petaflops=50.0), recorded("b", petaflops=4.0))
+    assert unequal.startswith("a is better than b")
+    assert unequal.endswith("for 50 against 4 PFLOP of training: one cost 12 times the other.")
+    chance = compare_runs(recorded("a"), recorded("b", top1=0.5025))
+    assert "no difference is shown: 0.25 points of top-1 may be chance" in chance
+    assert chance.endswith("for 1 against 1 PFLOP of training.")
+
+
+def test_published_pair_is_found_by_its_names():
+    runs = [recorded("resnet_laptop"), recorded("resnet_published")]
+    assert {model: run.name for model, run in published_runs(runs).items()} == {
+        "resnet": "resnet_published"
+    }
+    pair = published_runs([*runs, recorded("xception_published", "xception")])
+    assert list(pair) == ["resnet", "xception"]

@@ -2,116 +2,118 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from test_results import probabilities_of_plain_keras
+from test_saved_model import probabilities_of_plain_keras
 
 from cifar100_helpers import inference, results
 from cifar100_helpers.augment import RandomTransforms
 from cifar100_helpers.errors import WeightsError
-from cifar100_helpers.inference import frozen_features, predict
-from cifar100_helpers.recipes import Phase, compile_phase, xception_phases
+from cifar100_helpers.inference import cached_features, predict
 from cifar100_helpers.resnet import build_resnet
-from cifar100_helpers.training import ShuffledBatches, train
 from cifar100_helpers.xception import InferenceMode, build_xception
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
 @pytest.fixture(scope="module")
-def network():
+def model():
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("float32")
-    network = build_xception(weights="none")
-    for layer in network.get_layer("base").layer.layers:
+    model = build_xception(weights="none")
+    for layer in model.get_layer("base").layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             # Random weights let the signal die out, and all images would look the same.
             layer.moving_variance.assign(np.full(layer.moving_variance.shape, 0.1))
-    return network
+    return model
 
 
 @pytest.fixture(scope="module")
-def weights_file(network, tmp_path_factory):
+def weights_file(model, tmp_path_factory):
     file = tmp_path_factory.mktemp("weights") / "random.weights.h5"
-    network.get_layer("base").layer.save_weights(file)
+    model.get_layer("base").save_weights(file)
     return file
 
 
 @pytest.fixture
-def quick_base(network, monkeypatch):
-    """Building takes no time: Keras's function gives the base of `network`, and loads weights."""
+def quick_base(model, monkeypatch):
+    """Building takes no time: Keras's function gives the base of `model`, and loads weights."""
     asked = []
 
     def xception(weights, **options):
         asked.append(weights)
         if weights:
-            network.get_layer("base").layer.load_weights(weights)
-        return network.get_layer("base").layer
+            model.get_layer("base").load_weights(weights)
+        return model.get_layer("base")
 
     monkeypatch.setattr(keras.applications, "Xception", xception)
     return asked
 
 
 @pytest.mark.every_backend
-def test_parameters_are_the_published_number(network):
-    assert network.count_params() == 21_961_868
-    assert network.get_layer("base").count_params() == 20_861_480
+def test_parameters_are_the_published_number(model):
+    assert model.count_params() == 21_961_868
+    assert model.get_layer("base").count_params() == 20_861_480
 
 
 @pytest.mark.every_backend
-def test_resized_and_scaled_as_if_done_beforehand(network, synthetic):
+def test_resized_and_scaled_as_if_done_beforehand(model, synthetic):
     """OpenCV resizes, Keras's own function scales."""
     images = synthetic.x_test[:4]
     resized = [cv2.resize(image.astype("float32"), (71, 71)) for image in images]
     expected = keras.applications.xception.preprocess_input(np.stack(resized))
-    prepared = keras.Model(network.input, network.get_layer("resize").output)
+    prepared = keras.Model(model.input, model.get_layer("resize").output)
     np.testing.assert_allclose(prepared.predict(images, verbose=0), expected, atol=1e-5)
 
 
-@pytest.mark.every_backend
-def test_inference_mode_keeps_statistics_while_weights_learn():
-    base = keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()])
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, InferenceMode(base)(inputs))
-    model.compile("sgd", "mse")
-    before = [weight.numpy() for weight in base.weights]
+def moved_statistics(model):
+    """Whether each moving statistic and each weight of batch normalization moves in one step."""
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = [weight.numpy() for weight in model.weights]
     rng = np.random.default_rng(0)
-    model.fit(rng.normal(2, 3, (8, 3)), rng.normal(size=(8, 4)), verbose=0)
-    moved = [not np.array_equal(a, b.numpy()) for a, b in zip(before, base.weights, strict=True)]
-    names = [weight.name for weight in base.weights]
-    assert dict(zip(names, moved, strict=True)) == {
-        **dict.fromkeys(("kernel", "bias", "gamma", "beta"), True),
-        **dict.fromkeys(("moving_mean", "moving_variance"), False),
-    }
+    images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    model.fit(images, np.arange(8), verbose=0)
+    moved = {"statistics": set(), "weights": set()}
+    for weight, old in zip(model.weights, before, strict=True):
+        if "base" in weight.path or "block" in weight.path:
+            kind = "statistics" if weight.name.startswith("moving_") else "weights"
+            moved[kind].add(not np.array_equal(old, weight.numpy()))
+    return moved
 
 
-def test_what_each_phase_trains(network):
-    head, *finetuning = xception_phases("published", 20, 26)
+@pytest.mark.every_backend
+def test_statistics_move_with_the_base_unless_they_are_frozen(monkeypatch):
+    """A small base stands for Xception; Keras itself decides for the plain one."""
 
-    def trained(phase):
-        compile_phase(network, phase, 1)
-        return [layer.name for layer in network.layers if layer.trainable_weights]
+    def small(weights, input_shape, **options):
+        layers = [keras.layers.Conv2D(4, 3, name="block_conv")]
+        layers += [keras.layers.BatchNormalization(name="block_bn")]
+        return keras.Sequential([keras.Input(input_shape), *layers])
 
-    assert isinstance(network.get_layer("base"), InferenceMode)
-    assert trained(head) == ["hidden", "probabilities"]
-    for phase in finetuning:
-        assert trained(phase) == ["base", "hidden", "probabilities"]
+    monkeypatch.setattr(keras.applications, "Xception", small)
+    for frozen in (False, True):
+        model = build_xception(weights="none", freeze_statistics=frozen)
+        assert isinstance(model.get_layer("base"), InferenceMode) == frozen
+        model.get_layer("base").trainable = False
+        assert moved_statistics(model) == {"statistics": {False}, "weights": {False}}
+        model.get_layer("base").trainable = True
+        assert moved_statistics(model) == {"statistics": {not frozen}, "weights": {True}}
 
 
-def test_plain_keras_opens_what_was_trained(network, synthetic, tmp_path):
-    results.save_network(network, tmp_path)
+def test_plain_keras_opens_what_was_trained(model, synthetic, tmp_path):
+    results.save_model(model, tmp_path)
     images = synthetic.x_test[:8]
     plain = probabilities_of_plain_keras(tmp_path, images)
-    np.testing.assert_allclose(plain, predict(network, images), atol=1e-5)
+    np.testing.assert_allclose(plain, predict(model, images), atol=1e-5)
     assert plain.std(axis=0).max() > 1e-4, "all images look the same to it"
 
 
 # Weights
 
 
-def test_weights_from_the_file_that_the_environment_names(network, weights_file, monkeypatch):
+def test_weights_from_the_file_that_the_environment_names(model, weights_file, monkeypatch):
     monkeypatch.setenv("HOME", str(weights_file.parent))
     monkeypatch.setenv("XCEPTION_WEIGHTS", f"~/{weights_file.name}")
     loaded = build_xception(weights="imagenet").get_layer("base").get_weights()
-    for ours, theirs in zip(loaded, network.get_layer("base").get_weights(), strict=True):
+    for ours, theirs in zip(loaded, model.get_layer("base").get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -122,11 +124,11 @@ def test_environment_names_the_weights_of_imagenet_alone(weights_file, monkeypat
     assert quick_base == [str(weights_file), None]
 
 
-def test_no_network_is_one_sentence(monkeypatch):
-    def without_network(**options):
+def test_no_model_is_one_sentence(monkeypatch):
+    def without_model(**options):
         raise OSError(f"asked for {options['weights']}")
 
-    monkeypatch.setattr(keras.applications, "Xception", without_network)
+    monkeypatch.setattr(keras.applications, "Xception", without_model)
     monkeypatch.setenv("XCEPTION_WEIGHTS", "")
     with pytest.raises(WeightsError, match=r"could not be downloaded \(asked for imagenet\): che"):
         build_xception(weights="imagenet")
@@ -144,7 +146,7 @@ DAMAGED = {
     "empty": lambda whole, file: file.touch(),
     "cut": lambda whole, file: file.write_bytes(whole.read_bytes()[:40_000_000]),
     "text": lambda whole, file: file.write_text("text"),
-    "of another network": lambda whole, file: build_resnet((1,), width=4).save_weights(file),
+    "of another model": lambda whole, file: build_resnet((1,), width=4).save_weights(file),
 }
 
 
@@ -162,13 +164,17 @@ def test_damaged_file_is_one_sentence(weights_file, quick_base, tmp_path, make, 
 # Features of frozen layers
 
 
-def tiny_network(seed=3, **options):
+def tiny_model(seed=3, **options):
     keras.utils.set_random_seed(seed)
     return build_resnet((1,), width=4, **{"dropout_rate": 0.0} | options)
 
 
-def directly(network, images):
-    return keras.Model(network.input, network.get_layer("pool").output).predict(images, verbose=0)
+def frozen_part(model):
+    return keras.Model(model.input, model.get_layer("pool").output)
+
+
+def directly(model, images):
+    return frozen_part(model).predict(images, verbose=0)
 
 
 @pytest.fixture
@@ -189,10 +195,10 @@ def test_features_are_computed_once_and_equal_what_the_layers_give(synthetic, tm
     """Random transforms rest, and neither they nor the layers' names matter."""
     images = synthetic.x_train[:150]
     for seed in (1, 2):
-        network = tiny_network(augmentation=RandomTransforms(seed=seed, cutout=seed))
-        got, seconds = frozen_features(network, images, "pool", tmp_path)
+        model = tiny_model(augmentation=RandomTransforms(seed=seed, cutout=seed))
+        got, seconds = cached_features(frozen_part(model), images, tmp_path)
         assert got.dtype == np.float32 and seconds > 0
-        np.testing.assert_allclose(got, directly(network, images), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(got, directly(model, images), rtol=1e-4, atol=1e-6)
     assert computed == [150]
 
 
@@ -203,61 +209,38 @@ def one_pixel_changed(images):
 
 
 @pytest.mark.parametrize(
-    ("other_network", "other_images"),
+    ("other_model", "other_images"),
     [
-        (tiny_network, one_pixel_changed),
-        (tiny_network, lambda images: images[::-1]),
-        (lambda: tiny_network(seed=4), np.array),
+        (tiny_model, one_pixel_changed),
+        (tiny_model, lambda images: images[::-1]),
+        (lambda: tiny_model(seed=4), np.array),
         (lambda: build_resnet((1, 1), width=4), np.array),
     ],
     ids=["one pixel", "order", "weights", "layers"],
 )
-def test_other_features_are_computed_anew(
-    synthetic, tmp_path, computed, other_network, other_images
-):
-    frozen_features(tiny_network(), synthetic.x_train[:60], "pool", tmp_path)
-    network, images = other_network(), other_images(synthetic.x_train[:60])
-    got, _ = frozen_features(network, images, "pool", tmp_path)
+def test_other_features_are_computed_anew(synthetic, tmp_path, computed, other_model, other_images):
+    cached_features(frozen_part(tiny_model()), synthetic.x_train[:60], tmp_path)
+    model, images = other_model(), other_images(synthetic.x_train[:60])
+    got, _ = cached_features(frozen_part(model), images, tmp_path)
     assert computed == [60, 60]
-    np.testing.assert_allclose(got, directly(network, images), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got, directly(model, images), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kept", [0, 100, 700])
 def test_damaged_cache_is_computed_anew(synthetic, tmp_path, computed, kept):
     images = synthetic.x_train[:60]
-    expected, _ = frozen_features(tiny_network(), images, "pool", tmp_path)
+    expected, _ = cached_features(frozen_part(tiny_model()), images, tmp_path)
     (file,) = tmp_path.glob("*.npz")
     file.write_bytes(file.read_bytes()[:kept])
     for _ in range(2):
-        got, _ = frozen_features(tiny_network(), images, "pool", tmp_path)
+        got, _ = cached_features(frozen_part(tiny_model()), images, tmp_path)
         np.testing.assert_array_equal(got, expected)
     assert computed == [60, 60]
 
 
 def test_half_the_space_under_mixed_precision(synthetic, tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
-    network, images = tiny_network(), synthetic.x_train[:20]
-    got, _ = frozen_features(network, images, "pool", tmp_path)
+    model, images = tiny_model(), synthetic.x_train[:20]
+    got, _ = cached_features(frozen_part(model), images, tmp_path)
     assert got.dtype == np.float16
-    np.testing.assert_allclose(got, directly(network, images).astype("float32"), atol=0.02)
-
-
-@pytest.mark.every_backend
-def test_head_on_features_equals_head_in_the_network(synthetic, tmp_path):
-    """The same batches by plain Keras, on images, with the other layers frozen."""
-    x, y = synthetic.x_train[:300], synthetic.y_train[:300]
-    ours, plain = tiny_network(), tiny_network()
-    phases = (Phase(2, 1e-2, frozen_until="pool"),)
-    options = {"run_dir": tmp_path / "run", "parameters": {}, "batch_size": 64, "seed": 3}
-    state = train(ours, x, y, phases, **options)
-
-    for layer in plain.layers[:-1]:
-        layer.trainable = False
-    plain.compile(keras.optimizers.Adam(1e-2), "categorical_crossentropy")
-    losses = []
-    for epoch in range(2):
-        batches = ShuffledBatches(x, y, 64, (3, epoch), classes=100)
-        losses += plain.fit(batches, shuffle=False, verbose=0).history["loss"]
-    np.testing.assert_allclose(state["history"]["loss"], losses, rtol=1e-4)
-    for a, b in zip(ours.get_weights(), plain.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(got, directly(model, images).astype("float32"), atol=0.02)

@@ -1,0 +1,143 @@
+"""What a run leaves to take home: model.keras, which plain Keras opens."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from test_training import PHASES, compile_for, tiny_run
+
+from cifar100_helpers import results
+from cifar100_helpers.augment import RandomTransforms
+from cifar100_helpers.inference import predict
+from cifar100_helpers.resnet import build_resnet
+from cifar100_helpers.training import Run
+from cifar100_helpers.xception import build_xception
+
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+
+PLAIN_KERAS = """
+import sys
+sys.modules["cifar100_helpers"] = None  # to import it fails
+import keras, numpy as np
+model = keras.saving.load_model("model.keras")
+np.save("plain.npy", model.predict(np.load("images.npy"), verbose=0))
+"""
+
+
+def probabilities_of_plain_keras(run_dir, images):
+    """What a process without this package reads from `run_dir`/model.keras for `images`."""
+    np.save(run_dir / "images.npy", images)
+    command = [sys.executable, "-c", PLAIN_KERAS]
+    done = subprocess.run(command, cwd=run_dir, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return np.load(run_dir / "plain.npy")
+
+
+@pytest.mark.every_backend
+def test_plain_keras_opens_what_was_trained_and_predicts_what_was_recorded(synthetic, tmp_path):
+    model = build_resnet((1, 1), width=2, augmentation=RandomTransforms())
+    compile_for(model, PHASES[1])
+    x, y = synthetic.x_train[:16], synthetic.y_train[:16]
+    model.fit(x, y, verbose=0)
+    kernel, bias = model.get_layer("probabilities").get_weights()
+    model.get_layer("probabilities").set_weights([100 * kernel, bias])  # or all look the same
+
+    parameters = {"dataset": "synthetic", "seed": 0, "batch_size": 16}
+    run = Run(tmp_path, parameters, PHASES, petaflops=[0.1, 0.2])
+    recorded = results.finish_run(run, model, synthetic, validation=(x, y))
+    plain = probabilities_of_plain_keras(tmp_path, np.concatenate([synthetic.x_test, x]))
+    stored = np.concatenate([recorded.probabilities, recorded.validation_probabilities])
+    np.testing.assert_allclose(plain, stored, rtol=2**-10, atol=1e-6)
+    assert plain.std(axis=0).max() > 1e-3, "all look the same"
+    np.testing.assert_allclose(plain[-16:], predict(model, x), atol=1e-6)
+
+
+def test_finished_run_is_read_and_never_tested_again(synthetic, tmp_path, monkeypatch):
+    """Nor trained again where its record is without its weights."""
+    model, _ = tiny_run(synthetic, tmp_path / "run")
+    parameters = json.loads(str(np.load(tmp_path / "run" / "checkpoint.npz")["state"]))[
+        "parameters"
+    ]
+    run = Run(tmp_path / "run", parameters, PHASES, petaflops=[0.1, 0.2])
+    first = results.finish_run(run, model, synthetic)
+    monkeypatch.setattr(results, "predict", None)
+    (tmp_path / "run" / "checkpoint.npz").unlink()
+    _, state = tiny_run(synthetic, tmp_path / "run")
+    again = results.finish_run(run, model, synthetic)
+    np.testing.assert_array_equal(again.probabilities, first.probabilities)
+    assert state["history"] == first.record["history"] and len(state["history"]["loss"]) == 4
+
+
+def test_model_of_mixed_precision_is_saved_in_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = build_resnet((1,), width=2)
+    results.save_model(model, tmp_path)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert {layer.compute_dtype for layer in loaded.layers[1:]} == {"float32"}
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+KNOWN_TO_KERAS_3_12 = set(
+    [
+        "activation",
+        "antialias",
+        "axis",
+        "batch_shape",
+        "center",
+        "crop_to_aspect_ratio",
+        "data_format",
+        "depth_multiplier",
+        "dilation_rate",
+        "dtype",
+        "epsilon",
+        "fill_mode",
+        "fill_value",
+        "filters",
+        "groups",
+        "height",
+        "interpolation",
+        "keepdims",
+        "kernel_size",
+        "max_value",
+        "momentum",
+        "name",
+        "negative_slope",
+        "noise_shape",
+        "offset",
+        "optional",
+        "pad_to_aspect_ratio",
+        "padding",
+        "pool_size",
+        "ragged",
+        "rate",
+        "scale",
+        "seed",
+        "sparse",
+        "strides",
+        "synchronized",
+        "threshold",
+        "trainable",
+        "units",
+        "use_bias",
+        "width",
+    ]
+)
+
+
+def layer_settings(config):
+    for layer in config["layers"]:
+        nested = "layers" in layer["config"]
+        yield from layer_settings(layer["config"]) if nested else layer["config"]
+
+
+@pytest.mark.parametrize("build", [build_resnet, build_xception], ids=["resnet", "xception"])
+def test_saved_model_has_only_settings_that_the_oldest_keras_knows(tmp_path, build):
+    model = build(width=4) if build is build_resnet else build(weights="none")
+    results.save_model(model, tmp_path)
+    config = json.loads(zipfile.ZipFile(tmp_path / "model.keras").read("config.json"))
+    assert set(layer_settings(config["config"])) <= KNOWN_TO_KERAS_3_12
