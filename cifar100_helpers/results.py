@@ -370,8 +370,7 @@ def seed_groups(records):
 
 def _markdown(rows):
     """A table whose first column is text; numbers stay in one line and on the right."""
-    head, *body = [
-        f"| {' | '.join([row[0], *(cell.replace(' ', NO_BREAK) for cell in row[1:])])} |"
-        for row in rows
-    ]
-    return "\n".join([head, f"| --- |{' ---: |' * (len(rows[0]) - 1)}", *body])
+    head, *body = rows
+    lines = [[name, *(cell.replace(" ", NO_BREAK) for cell in cells)] for name, *cells in body]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])

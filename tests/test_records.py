@@ -7,33 +7,33 @@ import keras
 import nbformat
 import numpy as np
 import pytest
-import yaml
 
-from cifar100_helpers.data import COARSE_NAMES, COARSE_OF_FINE
+from cifar100_helpers.data import COARSE_OF_FINE, FINE_NAMES
 from cifar100_helpers.evaluation import evaluate
-from cifar100_helpers.explain import load_picture
+from cifar100_helpers.explain import load_pictures
+from cifar100_helpers.parameters import load_profile
 from cifar100_helpers.recipes import Phase, resnet_phases, xception_phases
-from cifar100_helpers.results import load_run
+from cifar100_helpers.results import NO_BREAK, describe_run, load_run
 
 ROOT = Path(__file__).parent.parent
 RECORDS = sorted(file.parent for file in (ROOT / "results").glob("*/run.json"))
-NETWORKS = sorted((ROOT / "results").glob("*/model.keras"))
+MODELS = sorted((ROOT / "results").glob("*/model.keras"))
 
 
-def test_there_are_records_and_a_small_trained_network():
-    assert RECORDS and NETWORKS
-    assert all(file.stat().st_size < 12_500_000 for file in NETWORKS)
+def test_there_are_records_and_a_small_trained_model():
+    assert RECORDS and MODELS
+    assert all(file.stat().st_size < 12_500_000 for file in MODELS)
 
 
-@pytest.mark.parametrize("file", NETWORKS, ids=lambda file: file.parent.name)
-def test_trained_network_knows_a_flower(file):
-    _, flower = load_picture()
-    likeliest = keras.saving.load_model(file).predict(flower[None], verbose=0)[0].argmax()
-    assert COARSE_NAMES[COARSE_OF_FINE[likeliest]] == "flowers"
+@pytest.mark.parametrize("file", MODELS, ids=lambda file: file.parent.name)
+def test_trained_model_knows_a_motorcycle(file):
+    _, motorcycle = load_pictures()["motorcycle"]
+    likeliest = keras.saving.load_model(file).predict(motorcycle[None], verbose=0)[0].argmax()
+    assert FINE_NAMES[likeliest] == "motorcycle"
 
 
-@pytest.mark.parametrize("file", NETWORKS, ids=lambda file: file.parent.name)
-def test_trained_network_predicts_what_its_record_holds(file, real_data):
+@pytest.mark.parametrize("file", MODELS, ids=lambda file: file.parent.name)
+def test_trained_model_predicts_what_its_record_holds(file, real_data):
     run = load_run(file.parent)
     probabilities = keras.saving.load_model(file).predict(real_data.x_test, verbose=0)
     # As stored, in float16; processors differ in the last digits.
@@ -54,7 +54,7 @@ def test_record_is_of_real_data_and_its_metrics_follow_from_its_predictions(fold
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
-def test_held_out_images_are_as_many_as_the_record_says(folder):
+def test_validation_images_are_as_many_as_the_record_says(folder):
     run = load_run(folder)
     assert len(run.validation_labels) == run.record["parameters"]["validation_size"]
 
@@ -70,10 +70,11 @@ def test_record_is_of_todays_profile_and_recipe(folder):
     epochs = [parameters[count] for count in counts]
     phases = phases_of(parameters["recipe"], *epochs, changes=parameters["recipe_changes"])
     assert [Phase(**phase) for phase in record["phases"]] == list(phases)
-    profiles = [yaml.safe_load(file.read_text()) for file in (ROOT / "notebooks").glob("*/*.yaml")]
-    (profile,) = [p for p in profiles if p.get("run_name") == folder.name.partition("_seed")[0]]
-    for name in profile.keys() - {"run_name", "precision"}:  # the machine decides what is "auto"
-        assert parameters[name] == profile[name], name
+    notebook = {"resnet": "03_resnet", "xception": "04_xception"}[record["model"]]
+    profile = folder.name.partition("_seed")[0].removeprefix(f"{record['model']}_")
+    settings = load_profile(profile, notebook)
+    for name in parameters.keys() - {"precision", "seed"}:  # the machine decides what is "auto"
+        assert parameters[name] == settings[name], name
 
 
 def test_records_agree_on_the_test_images():
@@ -92,17 +93,28 @@ def test_record_holds_no_machine_path():
 def shown_by(name):
     notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
-    return "".join(out.get("text", "") for out in outputs)
+    tables = [out.get("data", {}).get("text/markdown", "") for out in outputs]
+    return "".join([*(out.get("text", "") for out in outputs), *tables])
 
 
 @pytest.mark.parametrize("name", ["03_resnet", "04_xception"])
 def test_notebook_shows_what_its_record_says(name):
     shown = shown_by(f"{name}.ipynb")
-    record = load_run(ROOT / "results" / re.search(r"run +(\w+)", shown).group(1)).record
+    record = load_run(ROOT / "results" / re.search(r"run_name +(\w+)", shown).group(1)).record
     for name in ("top1", "top5", "superclass_top1"):
         assert f" {100 * record['metrics'][name]:.2f} %" in shown
     for accuracy in record["history"]["accuracy"]:
         assert f"accuracy {accuracy:.4f}" in shown
+
+
+def test_comparison_shows_what_all_records_say():
+    shown = shown_by("05_compare.ipynb").replace(NO_BREAK, " ")
+    for folder in RECORDS:
+        said = describe_run(load_run(folder).record)
+        columns = ("top-1", "without near-duplicates", "top-5", "superclass", "loss")
+        assert f"| {folder.name} | {' | '.join(said[name] for name in columns)} |" in shown
+        columns = ("epochs", "parameters", "PFLOPs", "minutes")
+        assert f"| {folder.name} | {' | '.join(said[name] for name in columns)} |" in shown
 
 
 def test_labels_are_the_test_sets(real_data):
