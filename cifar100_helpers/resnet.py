@@ -133,17 +133,3 @@ def build_resnet(
         num_classes, activation="softmax", dtype="float32", name="probabilities"
     )(x)
     return keras.Model(images, probabilities, name="resnet")
-
-
-def describe_stages(model):
-    """One line per stage of a network from `build_resnet`: output size, filters and parameters."""
-    stages = {}
-    for layer in model.layers:
-        if layer.name != "images":
-            stages.setdefault(layer.name.split("_")[0], []).append(layer)
-    lines = [f"{'stage':<15}{'output':>14}{'parameters':>14}"]
-    for stage, stage_layers in stages.items():
-        output = " × ".join(map(str, stage_layers[-1].output.shape[1:]))
-        parameters = sum(layer.count_params() for layer in stage_layers)
-        lines.append(f"{stage:<15}{output:>14}{parameters:>14,}")
-    return "\n".join([*lines, f"{'all':<15}{'':>14}{model.count_params():>14,}"])
