@@ -31,7 +31,7 @@ def smooth(count):
     return np.uint8(255 * values / values.max(axis=(1, 2, 3), keepdims=True))
 
 
-def test_no_copy_of_an_image_held_out_is_trained_on(synthetic):
+def test_no_copy_of_a_validation_image_is_trained_on(synthetic):
     x, y, (validation, labels) = training_set(
         synthetic, copies=1, validation_size=200, train_limit=300, seed=1
     )
@@ -98,11 +98,6 @@ def test_rotation_zoom_and_fractional_shift_agree_with_scipy(images, tolerance):
     assert abs(difference.mean()) < 0.05  # no bias to darker or brighter
 
 
-def test_a_quarter_turn_is_counter_clockwise():
-    images = noise(3)
-    np.testing.assert_array_equal(transform_images(images, angle=90), np.rot90(images, 1, (1, 2)))
-
-
 def test_colours_change_about_the_images_mean():
     images, rng = noise(200), np.random.default_rng(4)
     images[..., 0] //= 3  # channels of different means
@@ -125,7 +120,7 @@ def test_originals_come_first_then_each_copy_in_order(copies):
     np.testing.assert_array_equal(result[:1200], images)
     np.testing.assert_array_equal(result_labels, np.concatenate([labels] * (1 + copies)))
     assert len({image.tobytes() for image in result}) == len(result)  # no two alike
-    still = dict.fromkeys(augment.STRONGEST, 0)
+    still = dict(flip=0, shift=0, rotation=0, zoom=0, brightness=0, contrast=0)
     unmoved, _ = augmented_copies(images, labels, copies=copies, **still)
     np.testing.assert_array_equal(unmoved, np.concatenate([images] * (1 + copies)))
 
@@ -162,31 +157,14 @@ def test_draws_fill_their_ranges_independently(monkeypatch):
     assert np.abs(np.corrcoef(columns) - np.eye(7)).max() < 0.04
 
 
-def test_unusual_arrays_are_accepted():
-    images, labels = noise(40), np.arange(40)
-    images.setflags(write=False)
-    expected = augmented_copies(images[::2].copy(), labels[::2])[0]
-    for unusual in (images[::2], np.asfortranarray(images[::2])):
-        np.testing.assert_array_equal(augmented_copies(unusual, list(labels[::2]))[0], expected)
-        turned = transform_images(unusual, angle=9)
-        np.testing.assert_array_equal(turned, transform_images(images, angle=9)[::2])
-    nothing, no_labels = augmented_copies(images[:0], labels[:0])
-    assert nothing.shape == (0, 32, 32, 3) and no_labels.shape == (0,)
-
-
 @pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"images": np.zeros((2, 32, 32, 3))}, "images must be uint8 .* not float64"),
-        ({"images": np.zeros((2, 3, 32, 32), np.uint8)}, r"not uint8 of shape \(2, 3, 32, 32\)"),
-        ({"labels": np.zeros(3, int)}, r"labels must have one entry per image \(2\)"),
-        ({"flip": 50}, "flip must be between 0 and 1, not 50"),
-        ({"brightness": float("nan")}, "brightness must be"),
-    ],
+    "images",
+    [np.zeros((2, 32, 32, 3)), np.zeros((2, 3, 32, 32), np.uint8)],
+    ids=["floats", "planes"],
 )
-def test_a_wrong_argument_is_one_clear_error(change, sentence):
-    with pytest.raises(ParameterError, match=sentence):
-        augmented_copies(**{"images": noise(2), "labels": np.zeros(2, int), **change})
+def test_other_images_are_one_clear_error(images):
+    with pytest.raises(ParameterError, match=r"images must be uint8 .* not "):
+        augmented_copies(images, np.zeros(2, int))
 
 
 # The layer
@@ -218,9 +196,9 @@ def test_layer_moves_as_pad_and_crop_and_flip():
         for right in range(-4, 5)
         for down in range(-4, 5)
     }
-    seen = [possible[image.tobytes()] for image in result]  # a KeyError: none of them
-    assert len(set(seen)) == 162
-    assert abs(np.mean(seen, axis=0)[0] - 0.5) < 0.05
+    drawn = [possible[image.tobytes()] for image in result]  # a KeyError: none of them
+    assert len(set(drawn)) == 162
+    assert abs(np.mean(drawn, axis=0)[0] - 0.5) < 0.05
 
 
 @pytest.mark.every_backend
