@@ -66,7 +66,8 @@ def build_xception(
 
 
 def _pretrained_base(image_size, weights):
-    source = os.environ.get("XCEPTION_WEIGHTS", weights) if weights == "imagenet" else weights
+    named = os.environ.get("XCEPTION_WEIGHTS") if weights == "imagenet" else None
+    source = named or weights
     if source not in ("imagenet", "none"):
         source = _weights_file(source)
     try:

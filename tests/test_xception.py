@@ -124,7 +124,7 @@ def test_environment_names_the_weights_of_imagenet_alone(weights_file, monkeypat
     assert quick_base == [str(weights_file), None]
 
 
-def test_no_model_is_one_sentence(monkeypatch):
+def test_no_network_access_is_one_sentence(monkeypatch):
     def without_model(**options):
         raise OSError(f"asked for {options['weights']}")
 
