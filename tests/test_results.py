@@ -1,7 +1,10 @@
 import json
 import shutil
+from pathlib import Path
 
+import keras
 import numpy as np
+import papermill
 import pytest
 
 from cifar100_helpers import results
@@ -294,3 +297,20 @@ def test_published_pair_is_found_by_its_names():
     }
     pair = published_runs([*runs, recorded("xception_published", "xception")])
     assert list(pair) == ["resnet", "xception"]
+
+
+def test_notebook_compares_runs_that_agree_on_nothing_and_find_nothing(synthetic, tmp_path):
+    """Empty groups are sentences there: no NaN, and no warning."""
+    for shift, name in enumerate(("resnet", "xception"), start=1):
+        wrong = np.eye(100)[(synthetic.y_test + shift) % 100]
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name=name)
+        save_run(tmp_path / f"{name}_quick", model, STATE, synthetic, wrong)
+    notebook = Path(__file__).parent.parent / "notebooks" / "05_compare.ipynb"
+    parameters = {"results_dir": str(tmp_path), "galleries": False}
+    options = {"cwd": notebook.parent, "progress_bar": False, "kernel_name": "python3"}
+    executed = papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, **options)
+    outputs = [out for cell in executed.cells for out in cell.get("outputs", [])]
+    assert not [out.text for out in outputs if out.get("name") == "stderr"]
+    shown = "".join(out.get("text", "") + str(out.get("data", "")) for out in outputs)
+    assert " nan" not in shown and "for none" in shown
+    assert "no difference is shown" in shown and "no validation images" in shown
