@@ -17,12 +17,13 @@ def project_path(path):
     """Return `path` as an absolute `Path`; a relative one starts at the project's root.
 
     The root is the nearest folder with a pyproject.toml at or above the working directory, which is
-    the notebook's folder in JupyterLab and the caller's under papermill. Raises ParameterError if
-    `path` starts with the home of an unknown user.
+    the notebook's folder in JupyterLab and the caller's under papermill; where there is none, the
+    root of the project that this package lies in. Raises ParameterError if `path` starts with the
+    home of an unknown user.
     """
     here = Path.cwd()
     roots = (folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists())
-    return next(roots, here) / _expanded(path)
+    return next(roots, PROJECT) / _expanded(path)
 
 
 def places(path):
