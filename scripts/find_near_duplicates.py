@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 
 from cifar100_helpers.data import IMAGE_SIZE, NEAR_DUPLICATES, load_cifar100
-from cifar100_helpers.runtime import progress_bar
 
 DESCRIPTOR_SIDE = 10
 ZOOMS = (1.0, 1.15, 0.87)  # of the query, before its descriptor is compared
@@ -27,12 +26,10 @@ NEIGHBOURS = 6  # followed up for each query, mirroring and zoom
 
 # Each stage passes on what is at least so similar, from 0 to 1; tuned on pictures of pairs, so that
 # few pairs that pass the last are two shots.
-DESCRIPTOR_SIMILARITY = 0.65
-COARSE_SIMILARITY = 0.6
-FINE_SIMILARITY = 0.82
+DESCRIPTOR_SIMILARITY, COARSE_SIMILARITY, FINE_SIMILARITY = 0.65, 0.6, 0.82
 
 TEMPLATE = 24  # pixels of the query's centre that are looked for in the reference
-TEMPLATE_CROPS = (20, 24, 28)
+TEMPLATE_EDGES = (6, 4, 2)  # pixels around that centre, before it is resized
 LEAST_OVERLAP = 500  # pixels
 STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 
@@ -60,17 +57,14 @@ def find(queries, references):
 def find_candidates(queries, references):
     """Return the pairs with like descriptors as unique rows (query, reference, mirrored)."""
     found, descriptors = [], describe(references)
-    starts = range(0, len(queries), BLOCK)
-    with progress_bar(2 * len(ZOOMS) * len(starts), "near-duplicates", "block") as bar:
-        for mirrored, zoom in product((False, True), ZOOMS):
-            ours = describe(queries[:, :, ::-1] if mirrored else queries, zoom)
-            for start in starts:
-                alike = ours[start : start + BLOCK] @ descriptors.T
-                nearest = np.argpartition(-alike, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-                near = np.take_along_axis(alike, nearest, axis=1) >= DESCRIPTOR_SIMILARITY
-                rows = np.nonzero(near)[0] + start
-                found.append(np.column_stack([rows, nearest[near], np.full_like(rows, mirrored)]))
-                bar.update()
+    for mirrored, zoom in product((False, True), ZOOMS):
+        ours = describe(queries[:, :, ::-1] if mirrored else queries, zoom)
+        for start in range(0, len(queries), BLOCK):
+            alike = ours[start : start + BLOCK] @ descriptors.T
+            nearest = np.argpartition(-alike, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
+            near = np.take_along_axis(alike, nearest, axis=1) >= DESCRIPTOR_SIMILARITY
+            rows = np.nonzero(near)[0] + start
+            found.append(np.column_stack([rows, nearest[near], np.full_like(rows, mirrored)]))
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -79,24 +73,24 @@ def describe(images, zoom=1.0):
 
     Images with hardly any detail get short descriptors, which are like no other.
     """
-    moved = cv2.getRotationMatrix2D(((IMAGE_SIZE - 1) / 2, (IMAGE_SIZE - 1) / 2), 0, zoom)
+    zoomed = cv2.getRotationMatrix2D(((IMAGE_SIZE - 1) / 2, (IMAGE_SIZE - 1) / 2), 0, zoom)
     found = np.empty((len(images), DESCRIPTOR_SIDE**2), dtype=np.float32)
     for image, row in zip(images, found, strict=True):
-        if zoom != 1:
-            image = cv2.warpAffine(
-                image, moved, (IMAGE_SIZE, IMAGE_SIZE), borderMode=cv2.BORDER_REFLECT_101
-            )
-        smooth = cv2.GaussianBlur(details(image, 5).mean(axis=2), (0, 0), 1.5)
-        size = (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE)
+        grey = details(warp(image, zoomed), 5).mean(axis=2)
+        size, smooth = (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), cv2.GaussianBlur(grey, (0, 0), 1.5)
         row[:] = cv2.resize(smooth, size, interpolation=cv2.INTER_AREA).ravel()
-    lengths = np.linalg.norm(found, axis=1, keepdims=True)
-    return found / np.maximum(lengths, 2 * DESCRIPTOR_SIDE)
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 2 * DESCRIPTOR_SIDE)
 
 
 def details(image, scale):
     """Return the image less its blurred self: structure finer than about `scale` pixels."""
     image = np.ascontiguousarray(image, dtype=np.float32)
     return image - cv2.GaussianBlur(image, (0, 0), scale)
+
+
+def warp(image, matrix, flags=cv2.INTER_LINEAR, border=cv2.BORDER_REFLECT_101):
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    return cv2.warpAffine(image, matrix, size, flags=flags, borderMode=border)
 
 
 def compare(query, reference):
@@ -115,44 +109,26 @@ def compare(query, reference):
         _, found = cv2.findTransformECC(*grey, start, cv2.MOTION_AFFINE, STEPS, None, 3)
     except cv2.error:  # the alignment does not converge
         return 0.0
-    options = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP}
-    covered = (
-        cv2.warpAffine(
-            np.ones((IMAGE_SIZE, IMAGE_SIZE)), found, (IMAGE_SIZE, IMAGE_SIZE), **options
-        )
-        > 0.99
-    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    covered = warp(np.ones((IMAGE_SIZE, IMAGE_SIZE)), found, flags, cv2.BORDER_CONSTANT) > 0.99
     if covered.sum() < LEAST_OVERLAP:
         return 0.0
-    options["borderMode"] = cv2.BORDER_REFLECT_101
-    aligned = cv2.warpAffine(reference, found, (IMAGE_SIZE, IMAGE_SIZE), **options)
-    return correlation(details(query, 1)[covered], details(aligned, 1)[covered])
+    images = (query, warp(reference, found, flags))
+    a, b = (details(image, 1)[covered] for image in images)
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)  # of each colour
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-6))  # Pearson's
 
 
 def compare_coarsely(query, reference):
     """Return the best correlation of the query's centre, at three sizes, anywhere in the other."""
-    best = 0.0
-    for crop in TEMPLATE_CROPS:
-        edge = (IMAGE_SIZE - crop) // 2
-        centre = query[edge : IMAGE_SIZE - edge, edge : IMAGE_SIZE - edge]
-        template = cv2.resize(centre, (TEMPLATE, TEMPLATE))
-        best = max(best, cv2.matchTemplate(reference, template, cv2.TM_CCOEFF_NORMED).max())
-    return best
-
-
-def correlation(a, b):
-    """Return Pearson's over pixels and colours, each colour's mean removed; both float (n, 3)."""
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-6))
-
-
-def main():
-    cifar = load_cifar100()
-    pairs = find(cifar.x_test, cifar.x_train)
-    header = "test_index,train_index,distance"
-    np.savetxt(NEAR_DUPLICATES, pairs, "%d,%d,%.4f", header=header, comments="")
-    print(f"{len(pairs)} pairs, {len(np.unique(pairs[:, 0]))} test images: {NEAR_DUPLICATES}")
+    centres = [query[edge:-edge, edge:-edge] for edge in TEMPLATE_EDGES]
+    templates = [cv2.resize(centre, (TEMPLATE, TEMPLATE)) for centre in centres]
+    return max(cv2.matchTemplate(reference, t, cv2.TM_CCOEFF_NORMED).max() for t in templates)
 
 
 if __name__ == "__main__":
-    main()
+    cifar = load_cifar100()
+    found = find(cifar.x_test, cifar.x_train)
+    header = "test_index,train_index,distance"
+    np.savetxt(NEAR_DUPLICATES, found, "%d,%d,%.4f", header=header, comments="")
+    print(f"{len(found)} pairs, {len(np.unique(found[:, 0]))} test images: {NEAR_DUPLICATES}")
