@@ -15,15 +15,14 @@ from sklearn.metrics import confusion_matrix, log_loss, recall_score, top_k_accu
 def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     """Return the metrics of a run's record as a dict of plain numbers.
 
-    `top1`, `top5` and `superclass_top1` (whether the likeliest class has the right superclass) are
-    fractions. `top1_interval` is the 95 % interval of `top1` (Wilson, 1927). `loss` is the mean
-    cross-entropy in nats, with probabilities of at least 1e-7. `top1_without_duplicates` leaves out
-    the images marked in `near_duplicate`, bool (n,).
+    All but `loss`, the mean cross-entropy in nats, are fractions; `top1_interval` is the 95 %
+    interval of Wilson, 1927. `top1_without_duplicates` leaves out the images marked in
+    `near_duplicate`, bool (n,).
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     predicted = probabilities.argmax(axis=1)
     classes = np.arange(probabilities.shape[1])
-    clipped = np.clip(probabilities, 1e-7, 1)
+    clipped = np.clip(probabilities, 1e-7, 1)  # float16 stores the smallest as 0
     clipped /= clipped.sum(axis=1, keepdims=True)
     correct = predicted == labels
     interval = binomtest(int(correct.sum()), len(labels)).proportion_ci(method="wilson")
@@ -75,8 +74,7 @@ def superclass_confusion(probabilities, labels, coarse_of_fine):
 def most_confused_pairs(probabilities, labels, count=10):
     """List the `count` pairs of classes most often taken for each other, the worst first.
 
-    Returns tuples (first class, second class, images of either taken for the other); ties are in
-    the order of the classes.
+    Returns tuples (first class, second class, images of either taken for the other).
     """
     classes = np.arange(probabilities.shape[1])
     confusion = confusion_matrix(labels, probabilities.argmax(axis=1), labels=classes)
@@ -88,8 +86,7 @@ def most_confused_pairs(probabilities, labels, count=10):
 
 def most_confident_mistakes(probabilities, labels, count=10):
     """Return the indices of the `count` wrong predictions with the highest probability, int."""
-    predicted = probabilities.argmax(axis=1)
-    return surest(predicted != labels, probabilities, count)
+    return surest(probabilities.argmax(axis=1) != labels, probabilities, count)
 
 
 def surest(chosen, probabilities, count):
@@ -109,30 +106,27 @@ def is_correct(run):
 
 def count_agreement(first_correct, second_correct):
     """Count images by which of two models is correct: a dict of four numbers."""
-    neither, first, second, both = np.bincount(
-        first_correct + 2 * second_correct, minlength=4
-    ).tolist()
+    cases = np.bincount(first_correct + 2 * second_correct, minlength=4)
+    neither, first, second, both = cases.tolist()
     return {"both": both, "only the first": first, "only the second": second, "neither": neither}
 
 
 def mcnemar_p_value(first_correct, second_correct):
-    """Return the p-value of McNemar's exact test.
+    """Return the p-value of McNemar's exact test; 1 if no image is recognised by one model alone.
 
-    That is the probability, if both models were equally accurate, of a split at least this uneven
-    of the images that only one of them gets right; 1 if there are none. Source: McNemar, "Note on
-    the sampling error of the difference between correlated proportions or percentages", 1947.
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", 1947.
     """
-    counts = count_agreement(first_correct, second_correct)
-    decided = counts["only the first"] + counts["only the second"]
-    return float(binomtest(counts["only the second"], decided).pvalue) if decided else 1.0
+    decided = int(np.sum(first_correct != second_correct))
+    better = int(np.sum(second_correct > first_correct))
+    return float(binomtest(better, decided).pvalue) if decided else 1.0
 
 
 def difference_interval(first_correct, second_correct, *, resamples=100_000, seed=0):
     """Return (difference, low, high): the second model's top-1 minus the first's, as fractions.
 
-    `low` to `high` is its 95 % interval from a paired bootstrap (percentiles) over the test images,
-    the same for the same `seed`. Source: Efron and Tibshirani, "An Introduction to the Bootstrap",
-    1993.
+    `low` to `high` is its 95 % interval from a paired bootstrap (percentiles) over the images.
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
     """
     n = len(first_correct)
     counts = count_agreement(first_correct, second_correct)
@@ -152,8 +146,8 @@ def average_probabilities(first, second):
 def fit_temperature(probabilities, labels):
     """Return the temperature, between 0.05 and 20, that gives the least cross-entropy.
 
-    Above 1 the model was too confident, below 1 not confident enough. Fit it on validation images,
-    never on test images. Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    Above 1 the model was too confident, below 1 not confident enough. Source: Guo et al., "On
+    Calibration of Modern Neural Networks", 2017.
     """
     logits, images = _logits(probabilities), np.arange(len(labels))
 
@@ -170,7 +164,7 @@ def apply_temperature(probabilities, temperature):
 
 
 def _logits(probabilities):
-    # Up to a constant for each image, which softmax ignores; float16 stores the smallest as 0.
+    # Up to a constant for each image, which softmax ignores.
     return np.log(np.clip(probabilities.astype(np.float64), 1e-7, 1))
 
 
@@ -186,11 +180,10 @@ def calibrate(run):
 
 
 def coverage_curve(probabilities, labels):
-    """Return the accuracy if a model answers only when it is most confident, by its coverage.
+    """Return the coverage, the fraction of images answered, rising to 1, and the accuracy on it.
 
-    Returns two arrays of fractions: the coverage (the part of images answered, rising to 1) and
-    the accuracy on it. Equally confident predictions are answered together. Source: Geifman and
-    El-Yaniv, "Selective Classification for Deep Neural Networks", 2017.
+    The surest are answered first, equally sure ones together. Source: Geifman and El-Yaniv,
+    "Selective Classification for Deep Neural Networks", 2017.
     """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")

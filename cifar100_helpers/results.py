@@ -35,8 +35,8 @@ class RecordedRun:
     """A recorded run: `record` as in `run.json`, and what it predicted.
 
     For the test set: `probabilities`, float32 (n, classes), `labels`, int (n,), and
-    `near_duplicate`, bool (n,), true if the training set has an image like it. For the images held
-    out from training: `validation_probabilities` and `validation_labels`, empty if there were none.
+    `near_duplicate`, bool (n,), true if the training set has an image like it. For validation
+    images: `validation_probabilities` and `validation_labels`, empty if there were none.
     """
 
     record: dict
@@ -58,25 +58,24 @@ class RecordedRun:
 
 
 def finish_run(run, model, cifar, validation=None):
-    """Save the trained `model`, predict the test set of `cifar` with what was saved, and record it.
+    """Save the trained `model`, predict the test set of `cifar` with it, and record both, once.
 
-    `run`: the `training.Run` that trained it; `validation`: a pair of images and labels, or None. A
-    run that is recorded already is read: the test set is evaluated once. Returns a `RecordedRun`.
+    `run`: a `training.Run`; `validation`: a pair of images and labels, or None. Returns a
+    `RecordedRun`.
     """
     if run.recorded:
         return load_run(run.run_dir)
     saved = save_model(model, run.run_dir)
-    of_validation = validation and (predict(saved, validation[0]), validation[1])
-    of_test = predict(saved, cifar.x_test)
-    return save_run(run.run_dir, saved, run.state, cifar, of_test, of_validation)
+    validation = validation and (predict(saved, validation[0]), validation[1])
+    predicted = predict(saved, cifar.x_test)
+    return save_run(run.run_dir, saved, run.state, cifar, predicted, validation)
 
 
 def save_model(model, run_dir):
     """Write the trained `model` to `run_dir`/model.keras and return what was written.
 
-    That is a model of Keras's own layers, in float32, without random transforms: uint8 images in,
-    probabilities out. `keras.saving.load_model` opens it without this package. Raises RunError if
-    `run_dir` cannot be written.
+    That is a model of Keras's own layers, in float32, from uint8 images to probabilities, which
+    `keras.saving.load_model` opens without this package. Raises RunError if it cannot be written.
     """
     untrained = keras.Model(model.input, model.output, name=model.name)  # without an optimizer
     stock = keras.models.clone_model(
@@ -100,18 +99,14 @@ def _stock_layer(layer):
         base.name = layer.name
         return base
     kind = getattr(layer, "stock_class", type(layer))
-    return _portable(kind.from_config(layer.get_config() | {"dtype": "float32"}))
-
-
-def _portable(layer):
-    """`layer`, which from now on leaves `TRAINING_SETTINGS` out of what is saved of it."""
+    stock = kind.from_config(layer.get_config() | {"dtype": "float32"})
     config = {
         name: value
-        for name, value in layer.get_config().items()
+        for name, value in stock.get_config().items()
         if not any(setting in name for setting in TRAINING_SETTINGS)
     }
-    layer.get_config = lambda: config
-    return layer
+    stock.get_config = lambda: config  # what is saved of it
+    return stock
 
 
 def _call_in_inference(layer, *inputs, **options):
@@ -121,10 +116,8 @@ def _call_in_inference(layer, *inputs, **options):
 def save_run(run_dir, model, state, cifar, probabilities, validation=None):
     """Write the record of a finished run into `run_dir` and return it as a `RecordedRun`.
 
-    `model`: see `save_model`; `state`: that of the `training.Run`; `probabilities`, float (n,
-    classes), are of the test set of `cifar`; `validation`: a pair of probabilities and labels of
-    the validation images, or None. Metrics are computed from the probabilities as stored, in
-    float16. `run.json` is written last: with it, the record is whole. Raises RunError if another
+    `state`: that of the `training.Run`; `probabilities`: float (n, classes), of the test set of
+    `cifar`; `validation`: a pair of probabilities and labels, or None. Raises RunError if another
     process works in `run_dir`, or if it cannot be written.
     """
     run_dir, labels = Path(run_dir), cifar.y_test
@@ -155,12 +148,12 @@ def save_run(run_dir, model, state, cifar, probabilities, validation=None):
                 validation_labels=validation_labels,
             )
         (run_dir / "run.json").unlink(missing_ok=True)  # it may be of other predictions
-        write_json(run_dir / "run.json", record)
+        write_json(run_dir / "run.json", record)  # last: with it, the record is whole
     return load_run(run_dir)
 
 
 def load_run(run_dir):
-    """Read the record in `run_dir`, whose name is the run's, also of a copied or renamed folder.
+    """Read the record in `run_dir`; the folder's name is the run's, also if it was renamed.
 
     Raises RunError if the record is missing, damaged or outdated.
     """
@@ -197,21 +190,25 @@ def load_runs(results_dir):
 def choose_runs(runs, first="", second=""):
     """Return the two `runs` named `first` and `second`, as a pair of `RecordedRun`.
 
-    An empty name leaves the choice to a rule. The best pair is a ResNet and an Xception, of about
-    equal cost, both with validation images, the highest in mean top-1; what cannot be had is left
-    out, and without equal cost the nearest counts. Raises RunError if there is no such run, if both
-    are the same one, or if they did not predict the same images.
+    An empty name leaves the choice to a rule: of all pairs on the same test images, it prefers a
+    ResNet and an Xception, then about equal cost or the nearest to it, then validation images, then
+    the highest mean top-1. Raises RunError if there is no run of that name, or no such pair.
     """
-    pairs = [(a, b) for a in _named(runs, first) for b in _named(runs, second) if a is not b]
-    comparable = [pair for pair in pairs if _test_set(pair[0]) == _test_set(pair[1])]
-    if comparable:
-        return max(comparable, key=_preference)
+    pairs = _comparable(_named(runs, first), _named(runs, second))
     if not pairs:
-        raise RunError(f"{first or runs[0].name} cannot be compared with itself: name two runs.")
-    raise RunError(
-        f"{first or 'Any run'} and {second or 'another'} did not predict the same images: "
-        "compare two runs on the same test set."
-    )
+        names = f"{first or 'A run'} and {second or 'another'}"
+        raise RunError(f"{names} cannot be compared: it takes two runs on the same test images.")
+    return max(pairs, key=_preference)
+
+
+def equal_cost_pairs(runs):
+    """Return for each Xception, if any, the best ResNet of about its cost: pairs, the best last."""
+    equal = [
+        pair
+        for pair in sorted(_comparable(runs, runs), key=_preference)
+        if _models(pair) == ["resnet", "xception"] and cost_ratio(*pair) < ABOUT_EQUAL
+    ]
+    return sorted({pair[1].name: pair for pair in equal}.values(), key=lambda pair: pair[1].top1)
 
 
 def _named(runs, name):
@@ -222,8 +219,9 @@ def _named(runs, name):
     return found
 
 
-def _test_set(run):
-    return _data_set(run.record), run.labels.tobytes()
+def _comparable(firsts, seconds):
+    pairs = [(a, b) for a in firsts for b in seconds if a is not b]
+    return [(a, b) for a, b in pairs if _data_set(a.record) == _data_set(b.record)]
 
 
 def _data_set(record):
@@ -232,11 +230,34 @@ def _data_set(record):
 
 
 def _preference(pair):
-    ratio, models = cost_ratio(*pair), [run.record["model"] for run in pair]
-    validated = all(len(run.validation_labels) for run in pair)
-    closeness = (True, validated, pair[0].top1 + pair[1].top1)
-    closeness = closeness if ratio < ABOUT_EQUAL else (False, False, -ratio)
-    return models == ["resnet", "xception"], models[0] != models[1], closeness
+    return (
+        len(set(_models(pair))),
+        -max(cost_ratio(*pair), ABOUT_EQUAL),
+        all(len(run.validation_labels) for run in pair),
+        pair[0].top1 + pair[1].top1,
+        _models(pair) == ["resnet", "xception"],
+    )
+
+
+def _models(pair):
+    return [run.record["model"] for run in pair]
+
+
+def compare_runs(first, second):
+    """Say in one sentence which of two runs is better, by how much, and for what cost."""
+    difference, low, high = difference_interval(is_correct(first), is_correct(second))
+    better, other = (second, first) if difference > 0 else (first, second)
+    points = f"{100 * abs(difference):.2f} points of top-1"
+    if low <= 0 <= high:
+        found = f"Between {better.name} and {other.name} no difference is shown: "
+        found += f"{points} may be chance"
+    else:
+        least, most = sorted((100 * abs(low), 100 * abs(high)))
+        found = f"{better.name} is better than {other.name} by {points} ({least:.2f} to {most:.2f})"
+    a, b = (f"{run.record['petaflops']:.3g}" for run in (better, other))
+    ratio = cost_ratio(first, second)
+    apart = "" if ratio < ABOUT_EQUAL else f": one cost {ratio:.2g} times the other"
+    return f"{found},\n  for {a} against {b} PFLOP of training{apart}."
 
 
 def cost_ratio(first, second):
@@ -245,44 +266,11 @@ def cost_ratio(first, second):
     return high / low
 
 
-def equal_cost_pairs(runs):
-    """Return for each Xception, if any, the best ResNet of about its cost: pairs, the best last."""
-    pairs = [
-        (a, b)
-        for a in sorted(runs, key=lambda run: run.top1)
-        for b in runs
-        if [a.record["model"], b.record["model"]] == ["resnet", "xception"]
-        and cost_ratio(a, b) < ABOUT_EQUAL
-        and _test_set(a) == _test_set(b)
-    ]
-    best = {b.name: (a, b) for a, b in pairs}
-    return sorted(best.values(), key=lambda pair: pair[1].top1)
-
-
-def compare_runs(first, second):
-    """Say in one sentence which of two runs is better, by how much, and for what cost."""
-    difference, low, high = difference_interval(is_correct(first), is_correct(second))
-    better, other = (second, first) if difference > 0 else (first, second)
-    a, b = (f"{run.record['petaflops']:.3g}" for run in (better, other))
-    ratio = cost_ratio(first, second)
-    apart = "" if ratio < ABOUT_EQUAL else f": one cost {ratio:.2g} times the other"
-    cost = f"for {a} against {b} PFLOP of training{apart}."
-    if low <= 0 <= high:
-        return (
-            f"Between {better.name} and {other.name} no difference is shown: "
-            f"{100 * abs(difference):.2f} points of top-1 may be chance,\n  {cost}"
-        )
-    least, most = sorted((100 * abs(low), 100 * abs(high)))
-    return (
-        f"{better.name} is better than {other.name} by {100 * abs(difference):.2f} points of top-1 "
-        f"({least:.2f} to {most:.2f}),\n  {cost}"
-    )
-
-
 def published_runs(runs):
     """Return those of `runs` that repeat the published pair: a dict from the model to its run."""
-    names = {f"{figures['model']}_published": figures["model"] for figures in PUBLISHED}
-    return {names[run.name]: run for run in runs if run.name in names}
+    return {
+        run.record["model"]: run for run in runs if run.name == f"{run.record['model']}_published"
+    }
 
 
 # Tables of runs in Markdown: what each run reached, and what it cost
@@ -291,12 +279,10 @@ def published_runs(runs):
 def runs_table(records, columns):
     """Return a Markdown table with a row for each of `records` (as in `run.json`).
 
-    `columns` are names that `describe_run` knows. The published figures come first, unless the runs
-    are on synthetic data.
+    `columns` are names that `describe_run` knows. On real data, the published figures come first.
     """
-    rows = []
-    if all(record["dataset"] == "cifar100" for record in records):
-        rows = [(f"{figures['model']}, published", _published(figures)) for figures in PUBLISHED]
+    published = PUBLISHED if records[0]["dataset"] == "cifar100" else ()
+    rows = [(f"{figures['model']}, published", _published(figures)) for figures in published]
     rows += [(record["name"], describe_run(record)) for record in records]
     cells = [[name, *(row.get(column, UNKNOWN) for column in columns)] for name, row in rows]
     return _markdown([["run", *columns], *cells])
@@ -338,14 +324,13 @@ def seed_table(records):
 
     The spread is the standard deviation of top-1 over the seeds, in points.
     """
-    rows = [_seed_row(group) for group in seed_groups(records) if len(group) > 1]
+    rows = []
+    for group in seed_groups(records):
+        if len(group) > 1:
+            mean, spread = mean_and_spread(group)
+            names = ", ".join(record["name"] for record in group)
+            rows.append([names, str(len(group)), _percent(mean), f"{100 * spread:.2f}"])
     return _markdown([["runs", "seeds", "top-1, mean", "spread"], *rows]) if rows else ""
-
-
-def _seed_row(group):
-    mean, spread = mean_and_spread(group)
-    names = ", ".join(record["name"] for record in group)
-    return [names, str(len(group)), _percent(mean), f"{100 * spread:.2f}"]
 
 
 def mean_and_spread(group):

@@ -16,7 +16,6 @@ from cifar100_helpers.evaluation import (
     evaluate,
     expected_calibration_error,
     fit_temperature,
-    is_correct,
     mcnemar_p_value,
     most_confident_mistakes,
     most_confused_pairs,
@@ -63,17 +62,14 @@ def test_metrics_equal_scikit_learn(predictions):
     assert set(metrics) - set(expected) == {"top1_interval", "calibration_error"}
 
 
-def test_perfect_hopeless_and_constant_model():
+def test_perfect_and_hopeless_model():
     labels = np.arange(100)
     perfect = evaluated(np.eye(100), labels)
-    assert perfect["top1"] == perfect["top5"] == perfect["superclass_top1"] == 1
-    assert perfect["loss"] == pytest.approx(0, abs=2e-5) and perfect["calibration_error"] == 0
+    assert perfect["top1"] == 1 and perfect["calibration_error"] == 0
+    assert perfect["loss"] == pytest.approx(0, abs=2e-5)
     hopeless = evaluated(np.eye(100)[(labels + 1) % 100], labels)
-    assert hopeless["top1"] == hopeless["superclass_top1"] == 0
+    assert hopeless["top1"] == 0 and hopeless["calibration_error"] == 1
     assert hopeless["loss"] == pytest.approx(-np.log(1e-7), rel=1e-4)  # clipped, not infinite
-    assert hopeless["calibration_error"] == 1
-    constant = evaluated(np.full((100, 100), 0.01), labels)
-    assert constant["top1"] == 0.01 and constant["loss"] == pytest.approx(np.log(100))
 
 
 def test_near_duplicates_are_left_out_of_their_metric_alone(predictions):
@@ -87,8 +83,7 @@ def test_near_duplicates_are_left_out_of_their_metric_alone(predictions):
 
 
 def test_float16_is_evaluated_in_double_precision(predictions):
-    probabilities, labels = predictions
-    stored = probabilities.astype(np.float16)
+    stored, labels = predictions[0].astype(np.float16), predictions[1]
     assert evaluated(stored, labels) == evaluated(stored.astype(np.float64), labels)
 
 
@@ -136,15 +131,12 @@ def test_most_confused_pairs_count_both_directions():
     predicted = np.array([1, 1, 0, 2, 3, 0, 3])
     pairs = most_confused_pairs(np.eye(4)[predicted], labels)
     assert pairs == [(0, 1, 3), (0, 2, 1), (2, 3, 1)]
-    assert most_confused_pairs(np.eye(4)[predicted], labels, count=1) == [(0, 1, 3)]
     assert most_confused_pairs(np.eye(4)[labels], labels) == []
 
 
 def test_most_confident_mistakes_are_wrong_and_in_order():
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
-    labels = np.array([0, 0, 0, 1])
-    np.testing.assert_array_equal(most_confident_mistakes(probabilities, labels), [2, 1])
-    np.testing.assert_array_equal(most_confident_mistakes(probabilities, labels, count=1), [2])
+    assert most_confident_mistakes(probabilities, np.array([0, 0, 0, 1])).tolist() == [2, 1]
 
 
 # Two models
@@ -152,15 +144,9 @@ def test_most_confident_mistakes_are_wrong_and_in_order():
 LABELS = np.tile(np.arange(10), 30)
 
 
-def make_run(probabilities, labels=LABELS, validation=0):
+def make_run(probabilities, validation=0):
     validated = noisy(1, LABELS, 10, seed=5)[:validation], LABELS[:validation]
-    return RecordedRun({}, probabilities, labels, np.zeros(len(labels), bool), *validated)
-
-
-def test_correct_is_where_the_label_is_likeliest():
-    probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])  # a tie: the first class
-    run = make_run(probabilities, np.array([0, 0, 1]))
-    np.testing.assert_array_equal(is_correct(run), [True, False, False])
+    return RecordedRun({}, probabilities, LABELS, LABELS < 0, *validated)
 
 
 def pair(both, first, second, neither):
@@ -174,7 +160,7 @@ def test_agreement_counts_every_image_once():
     assert list(counts) == ["both", "only the first", "only the second", "neither"]
 
 
-@pytest.mark.parametrize(("first", "second"), [(1, 0), (3, 9), (40, 17), (20, 20), (0, 12)])
+@pytest.mark.parametrize(("first", "second"), [(3, 9), (40, 17), (20, 20), (0, 0)])
 def test_mcnemar_equals_the_sum_of_the_binomial_tail(first, second):
     n, fewer = first + second, min(first, second)
     tail = sum(comb(n, k) for k in range(fewer + 1)) / 2**n
@@ -182,22 +168,11 @@ def test_mcnemar_equals_the_sum_of_the_binomial_tail(first, second):
     assert p_value == pytest.approx(min(1, 2 * tail), rel=1e-9)
 
 
-def test_identical_models_do_not_differ():
-    correct = np.arange(100) < 60
-    assert mcnemar_p_value(correct, correct) == 1
-    assert difference_interval(correct, correct) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("counts", [(400, 60, 110, 130), (10, 1, 4, 5)])
-def test_interval_equals_scipys_paired_bootstrap(counts):
-    first, second = pair(*counts)
-
-    def difference(a, b, axis):
-        return b.mean(axis=axis) - a.mean(axis=axis)
-
+def test_interval_equals_scipys_paired_bootstrap():
+    first, second = pair(400, 60, 110, 130)
     expected = stats.bootstrap(
         (first.astype(float), second.astype(float)),
-        difference,
+        lambda a, b, axis: b.mean(axis=axis) - a.mean(axis=axis),
         paired=True,
         method="percentile",
         n_resamples=20_000,
@@ -205,13 +180,9 @@ def test_interval_equals_scipys_paired_bootstrap(counts):
     ).confidence_interval
     middle, low, high = difference_interval(first, second)
     assert middle == pytest.approx(second.mean() - first.mean())
-    within = 0.05 * (high - low)
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=within)
-
-
-def test_interval_is_the_same_for_the_same_seed():
-    few = [difference_interval(*pair(4, 6, 3, 8), resamples=20, seed=seed) for seed in (0, 0, 1)]
-    assert few[0] == few[1] != few[2]
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.05 * (high - low))
+    assert difference_interval(first, second) == (middle, low, high)
+    assert difference_interval(first, first) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 3.0])
@@ -232,8 +203,6 @@ def test_calibration_looks_at_validation_images_only():
     temperature, probabilities = calibrate(run)
     assert temperature == fit_temperature(run.validation_probabilities, run.validation_labels)
     np.testing.assert_array_equal(probabilities, apply_temperature(run.probabilities, temperature))
-    hopeless = make_run(run.probabilities, (LABELS + 1) % 10, validation=200)
-    assert calibrate(hopeless)[0] == temperature
     assert calibrate(make_run(run.probabilities)) is None
 
 

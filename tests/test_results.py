@@ -1,4 +1,3 @@
-import json
 import shutil
 from pathlib import Path
 
@@ -60,7 +59,6 @@ def test_record_says_what_ran_and_comes_back(synthetic, run_dir):
     assert (run.record["name"], run.record["dataset"]) == ("tiny", "synthetic")
     assert (run.record["model"], run.record["parameter_count"]) == ("resnet", 470)
     assert (run.record["phase_seconds"], run.record["petaflops"]) == ([12.3], 0.1235)
-    assert {"device", "gpus", "cores", "backend", "versions"} == run.record["machine"].keys()
     assert run.probabilities.shape == (500, 100) and run.probabilities.dtype == np.float32
     np.testing.assert_array_equal(run.labels, synthetic.y_test)
     np.testing.assert_array_equal(run.near_duplicate, MARKED)
@@ -71,41 +69,29 @@ def test_record_says_what_ran_and_comes_back(synthetic, run_dir):
 
 
 @pytest.mark.parametrize("file", ["run.json", "predictions.npz"])
-def test_file_that_is_missing_or_damaged_is_one_sentence(run_dir, file):
+def test_record_that_is_damaged_missing_or_outdated_is_one_sentence(run_dir, file):
     content = (run_dir / file).read_bytes()
-    middle = len(content) // 2
-    zeros = content[:middle] + bytes(64) + content[middle + 64 :]
-    for damaged in (b"", b"[]", content[:middle], content[:-20], zeros):
+    for damaged in (b"", b"[]", content[:-20], content.replace(content[100:164], bytes(64))):
         (run_dir / file).write_bytes(damaged)
         with pytest.raises(RunError, match=r"tiny is damaged: delete that folder\.$"):
             load_run(run_dir)
     (run_dir / file).unlink()
     with pytest.raises(RunError, match=f"tiny holds no finished run: {file} is missing"):
         load_run(run_dir)
-
-
-def test_record_of_another_version_is_one_sentence(run_dir):
-    record = json.loads((run_dir / "run.json").read_text())
-    (run_dir / "run.json").write_text(json.dumps(record | {"schema": 2}))
+    (run_dir / "run.json").write_text('{"schema": 2}')
     with pytest.raises(RunError, match="tiny is of another version: make it again"):
         load_run(run_dir)
 
 
-def test_all_records_of_a_folder_are_read(run_dir):
-    (run_dir.parent / "no_run").mkdir()
-    assert [run.name for run in load_runs(run_dir.parent)] == ["tiny"]
-    with pytest.raises(RunError, match=r"no_run holds no record of a run: run 03_resnet"):
-        load_runs(run_dir.parent / "no_run")
-
-
-def test_folder_that_was_copied_and_renamed_gives_its_run_the_name(run_dir):
+def test_records_of_a_folder_have_the_names_of_their_folders(run_dir):
     shutil.copytree(run_dir, run_dir.parent / "copied")
     run_dir.rename(run_dir.parent / "renamed")
+    (run_dir.parent / "no_run").mkdir()
     runs = load_runs(run_dir.parent)
     assert [run.name for run in runs] == ["copied", "renamed"]
-    table = runs_table([run.record for run in runs], ("top-1",))
-    assert "| copied |" in table and "| renamed |" in table
     assert seed_table([run.record for run in runs]) == ""  # a copy is no other seed
+    with pytest.raises(RunError, match=r"no_run holds no record of a run: run 03_resnet"):
+        load_runs(run_dir.parent / "no_run")
 
 
 def test_relative_folders_start_at_the_project_root(tmp_path, monkeypatch):
@@ -115,7 +101,7 @@ def test_relative_folders_start_at_the_project_root(tmp_path, monkeypatch):
         monkeypatch.chdir(folder)
         assert project_path("runs") == tmp_path / "runs"
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert project_path("~/runs") == project_path(str(tmp_path / "runs")) == tmp_path / "runs"
+    assert project_path("~/runs") == tmp_path / "runs"
 
 
 # Tables
@@ -168,12 +154,8 @@ def test_run_is_described_in_words_for_readers():
         "device": "AMD EPYC, 2 cores",
         "data set": "cifar100",
     }
-
-
-def test_graphics_cards_are_counted_and_stand_without_cores():
-    machine = {"device": "NVIDIA H100", "gpus": 1, "cores": 16}
-    assert describe_run(record(machine=machine))["device"] == "NVIDIA H100"
-    assert describe_run(record(machine=machine | {"gpus": 4}))["device"] == "4 × NVIDIA H100"
+    machine = {"device": "NVIDIA H100", "gpus": 4, "cores": 16}
+    assert describe_run(record(machine=machine))["device"] == "4 × NVIDIA H100"
 
 
 def test_published_figures_stand_beside_real_runs_alone():
@@ -193,26 +175,20 @@ def seeded(name, seed, top1, **changes):
     return record(name, parameters=settings, metrics=METRICS | {"top1": top1}, **changes)
 
 
-def test_seeds_are_summarised_by_mean_and_spread():
+def test_runs_that_differ_in_their_seed_alone_are_summarised():
     top1 = [0.70, 0.71, 0.74]
     runs = [seeded(f"run{seed}", seed, value) for seed, value in enumerate(top1)]
-    (row,) = rows_of(seed_table([*runs, record("other", parameters={"seed": 0, "width": 8})]))
+    others = [
+        seeded("xception", 3, 0.7, model="xception"),
+        record("narrow", parameters={"seed": 4, "width": 8}),
+        # Each seed draws other images, so their spread would be over data sets.
+        *(seeded(f"drawn{seed}", seed, 0.5, dataset="synthetic") for seed in (0, 1)),
+    ]
+    (row,) = rows_of(seed_table([*runs, *others]))
     assert row["runs"] == "run0, run1, run2" and row["seeds"] == "3"
     assert row["top-1, mean"] == f"{100 * np.mean(top1):.2f} %"
     assert row["spread"] == f"{100 * np.std(top1, ddof=1):.2f}"
-
-
-def test_runs_that_differ_otherwise_are_no_seeds_of_each_other():
-    other_model = seeded("b", 1, 0.7, model="xception")
-    other_width = record("c", parameters={"seed": 1, "width": 8})
-    same_seed = seeded("d", 0, 0.7)
-    assert seed_table([seeded("a", 0, 0.7), other_model, other_width, same_seed]) == ""
-
-
-def test_seeds_of_synthetic_data_are_no_seeds_of_each_other():
-    """Each draws other images, so their spread would be over data sets."""
-    runs = [seeded(f"s{seed}", seed, 0.5, dataset="synthetic") for seed in (0, 1)]
-    assert seed_table(runs) == ""
+    assert seed_table(others) == ""
 
 
 # Which runs are compared, and in what words
@@ -254,28 +230,20 @@ def test_best_pair_of_about_equal_cost_is_compared():
     assert names_of(choose_runs(runs + unvalidated)) == ["fit", "cheap"]
 
 
-def test_synthetic_runs_of_other_seeds_are_not_compared():
-    drawn = {"dataset": "synthetic"}
+def test_pair_that_cannot_be_compared_is_one_sentence():
+    drawn = {"dataset": "synthetic"}  # each seed draws other images
     runs = [
         recorded("r0", seed=0, **drawn),
         recorded("r1", seed=1, **drawn),
         recorded("x1", "xception", petaflops=9.0, seed=1, **drawn),
     ]
     assert names_of(choose_runs(runs)) == ["r1", "x1"]
-    assert equal_cost_pairs([runs[0], recorded("x2", "xception", seed=2, **drawn)]) == []
-    with pytest.raises(RunError, match="r0 and x1 did not predict the same images"):
-        choose_runs(runs, "r0", "x1")
-
-
-def test_pair_that_cannot_be_compared_is_one_sentence():
-    runs = [recorded("a"), recorded("b", dataset="synthetic")]
-    with pytest.raises(RunError, match="There is no run other among the records: there are a, b"):
+    for first, second in (("r0", "x1"), ("r1", "r1"), ("r0", "")):
+        with pytest.raises(RunError, match=f"{first} and {second or 'another'} cannot be compared"):
+            choose_runs(runs, first, second)
+    with pytest.raises(RunError, match="no run other among the records: there are r0, r1, x1"):
         choose_runs(runs, second="other")
-    for first, second, among in (("a", "a", runs), ("", "", runs[:1])):
-        with pytest.raises(RunError, match="a cannot be compared with itself"):
-            choose_runs(among, first, second)
-    with pytest.raises(RunError, match="Any run and another did not predict the same images"):
-        choose_runs(runs)
+    assert equal_cost_pairs(runs) == []
 
 
 def test_comparison_names_its_cost():
@@ -292,11 +260,7 @@ def test_comparison_names_its_cost():
 
 def test_published_pair_is_found_by_its_names():
     runs = [recorded("resnet_laptop"), recorded("resnet_published")]
-    assert {model: run.name for model, run in published_runs(runs).items()} == {
-        "resnet": "resnet_published"
-    }
-    pair = published_runs([*runs, recorded("xception_published", "xception")])
-    assert list(pair) == ["resnet", "xception"]
+    assert published_runs(runs) == {"resnet": runs[1]}
 
 
 def test_notebook_compares_runs_that_agree_on_nothing_and_find_nothing(synthetic, tmp_path):
