@@ -19,7 +19,7 @@ CHUNK = 500  # images that a thread transforms between two updates of the progre
 def training_set(cifar, *, copies, validation_size, train_limit=0, seed=0):
     """Split the training images of `cifar`, a `Cifar100`, first, then augment the ones to train on.
 
-    So no validation image has an altered copy among the others. Returns the images and labels of
+    So no validation image has an altered copy among them. Returns the images and labels of
     `augmented_copies`, and a pair (images, labels) to validate on, None if `validation_size` is 0.
     Raises ParameterError for impossible sizes.
     """
@@ -45,22 +45,22 @@ def augmented_copies(
 ):
     """Return the originals, untouched and in order, then copy 1 of every image, copy 2, and so on.
 
-    `images` (N, 32, 32, 3) uint8 and `labels` (N,) give images (N·(1 + copies), 32, 32, 3) uint8
-    and their labels. Each copy is mirrored with probability `flip`, shifted by whole pixels up to
-    `shift` along each axis, rotated by up to `rotation` degrees and zoomed by a factor within
-    1 ± `zoom`; its brightness changes by up to `brightness` of the full scale, its contrast by a
-    factor within 1 ± `contrast`. Every value in a range is equally likely. An image's copies depend
-    on its pixels, the copy's number and `seed` alone. Raises `ParameterError` for other images.
+    `images` (N, 32, 32, 3) uint8 and `labels` (N,) give N·(1 + copies) of both. A copy is mirrored
+    with probability `flip`, shifted by whole pixels up to `shift` along each axis, rotated by up to
+    `rotation` degrees and zoomed by a factor within 1 ± `zoom`; its brightness changes by up to
+    `brightness` of the full scale, its contrast by a factor within 1 ± `contrast`; all uniformly
+    drawn. An image's copies depend on its pixels, the copy's number and `seed` alone. Raises
+    ParameterError for other images.
     """
     images = _checked_images(images)
-    strengths = (flip, shift, rotation, zoom, brightness, contrast)
     result = np.empty((1 + copies, *images.shape), np.uint8)
     result[0] = images
-    checksums = np.array([zlib.crc32(image) for image in result[0]], dtype=int)
+    checksums = np.array([zlib.crc32(image) for image in images], dtype=int)
     for copy in range(1, 1 + copies):
-        drawn = _draw(np.random.default_rng((seed, copy)), *strengths)
+        rng = np.random.default_rng((seed, copy))
+        drawn = _draw(rng, flip, shift, rotation, zoom, brightness, contrast)
         own = [values[checksums % DRAWS] for values in drawn]
-        _transform_into(result[copy], result[0], own, f"copy {copy} of {copies}")
+        _transform_into(result[copy], images, own, f"copy {copy} of {copies}")
     return result.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3), np.tile(labels, 1 + copies)
 
 
@@ -82,14 +82,13 @@ def transform_images(
 ):
     """Return the images with the given transforms, each one number for all or one per image.
 
-    `images` and the result are (N, 32, 32, 3) uint8. The colours come first: mean + `contrast` ·
-    (value − mean) + 255 · `brightness`, with the image's own mean, rounded. Then a single bilinear
-    warp about the centre: mirrored if `flip`, enlarged by the factor `zoom`, turned
-    counter-clockwise by `angle` degrees, moved right and down by `shift_x` and `shift_y` pixels.
-    Borders are filled by reflection that does not repeat the edge (`np.pad`'s "reflect"). Flips
-    and whole-pixel shifts are exact. Raises `ParameterError` for other images.
+    Both (N, 32, 32, 3) uint8. First the colours: mean + `contrast` · (value − mean) + 255 ·
+    `brightness`, with the image's own mean. Then one bilinear warp about the centre: mirrored if
+    `flip`, enlarged by the factor `zoom`, turned counter-clockwise by `angle` degrees, moved right
+    and down by `shift_x` and `shift_y` pixels, the borders filled by reflection as in `np.pad`.
+    Flips and whole-pixel shifts are exact. Raises ParameterError for other images.
     """
-    images = np.ascontiguousarray(_checked_images(images))
+    images = _checked_images(images)
     result = np.empty_like(images)
     given = (flip, shift_x, shift_y, angle, zoom, brightness, contrast)
     own = [np.broadcast_to(values, len(images)) for values in given]
@@ -98,7 +97,7 @@ def transform_images(
 
 
 def _checked_images(images):
-    images = np.asarray(images)
+    images = np.ascontiguousarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
         raise ParameterError(
             f"images must be uint8 of shape (N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3), "
@@ -127,20 +126,19 @@ def _transform(out, image, flip, shift_x, shift_y, angle, zoom, brightness, cont
     image = cv2.addWeighted(image, contrast, image, 0, mean * (1 - contrast) + 255 * brightness)
     if flip:
         image = cv2.flip(image, 1)
-    centre, size = (IMAGE_SIZE - 1) / 2, (IMAGE_SIZE, IMAGE_SIZE)
-    matrix = cv2.getRotationMatrix2D((centre, centre), angle, zoom)
+    matrix = cv2.getRotationMatrix2D(((IMAGE_SIZE - 1) / 2,) * 2, angle, zoom)
     matrix[:, 2] += shift_x, shift_y
-    cv2.warpAffine(image, matrix, size, dst=out, borderMode=cv2.BORDER_REFLECT_101)
+    cv2.warpAffine(image, matrix, image.shape[:2], dst=out, borderMode=cv2.BORDER_REFLECT_101)
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
 class RandomTransforms(layers.Layer):
     """Shifts, mirrors and partly covers every image at random, each on its own, in training only.
 
-    Pad by `crop` pixels (reflected borders) and crop; mirror with probability `flip` (both as He et
-    al., 2016); cover a square of `cutout` pixels, whose centre may be anywhere, with the image's
-    mean (DeVries & Taylor, 2017, who take 8 for CIFAR-100). 0 leaves a transform out. Images
-    (batch, height, width, channels) keep their shape and dtype.
+    Pad by `crop` pixels (reflected) and crop; mirror with probability `flip` (He et al., 2016);
+    cover a square of `cutout` pixels, centred anywhere, with the image's mean (DeVries & Taylor,
+    2017, who take 8 for CIFAR-100). 0 leaves a transform out. Images (batch, height, width,
+    channels) keep their shape and dtype.
     """
 
     training_only = True

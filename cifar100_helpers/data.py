@@ -111,12 +111,11 @@ def load(dataset, data_dir="", *, seed=0, small=False):
 def load_cifar100(data_dir=None):
     """Return CIFAR-100 as a `Cifar100`, read from files whose MD5 is the official one.
 
-    Looks in `data_dir`, else in the folder that the environment variable CIFAR100_DIR names (in
-    either, the folder of train and test or the one above; a relative path starts at the working
-    directory or at the project's root), else in Keras's cache (`~/.keras/datasets`, or under
-    KERAS_HOME), else downloads the official archive (169 MB) into that cache. Raises DatasetError
-    if a named folder lacks the files, a file is not the official one, or the download fails, and
-    ParameterError if a path starts in the home of an unknown user.
+    Looks in `data_dir`, else in CIFAR100_DIR of the environment (in either, the folder of train and
+    test or the one above; relative to the working directory or the project's root), else in Keras's
+    cache (`~/.keras/datasets`, or under KERAS_HOME), else downloads the official archive (169 MB)
+    into it. Raises DatasetError if a named folder lacks the files, a file is not the official one,
+    or the download fails, and ParameterError for the home of an unknown user.
     """
     if named := data_dir or os.environ.get("CIFAR100_DIR"):
         files = _official_files(_locate(named, "data_dir" if data_dir else "CIFAR100_DIR"))
@@ -139,20 +138,18 @@ def load_synthetic(*, train_size=50_000, test_size=10_000, seed=0):
     each = [np.repeat(np.arange(100), size // 100) for size in (train_size, test_size)]
     labels = np.concatenate([rng.permutation(part) for part in each])
     images = draw_images(labels, COARSE_OF_FINE, IMAGE_SIZE, seed=seed)
-    train, test = (
-        (images[part], labels[part], COARSE_OF_FINE[labels[part]])
-        for part in (slice(train_size), slice(train_size, None))
-    )
+    columns = (images, labels, COARSE_OF_FINE[labels])
+    train, test = ([c[:train_size] for c in columns], [c[train_size:] for c in columns])
     return Cifar100(*train, *test, "synthetic")
 
 
 def train_validation_split(labels, validation_size, *, train_limit=0, seed=0):
     """Split images into training and validation, the same number of every class in each.
 
-    `labels`: (N,) classes of the images, equally many of each. `validation_size`: images to
-    validate on, 0 for none. `train_limit`: images to train on, 0 for all others. Returns two sorted
-    int64 arrays of indices, the same for the same `seed`. Raises ParameterError if a size is no
-    multiple of the number of classes, or too large.
+    `labels`: (N,) classes, equally many of each. `validation_size`: 0 for none. `train_limit`:
+    images to train on, 0 for all others. Returns two sorted int64 arrays of indices, the same for
+    the same `seed`. Raises ParameterError if a size is no multiple of the number of classes, or too
+    large.
     """
     labels = np.asarray(labels)
     train, validation = np.arange(len(labels)), np.arange(0)
@@ -166,10 +163,10 @@ def train_validation_split(labels, validation_size, *, train_limit=0, seed=0):
 def near_duplicates():
     """Return the pairs of test and training images of CIFAR-100 that show the same shot.
 
-    A structured array, the most alike first: `test_index` and `train_index`, int64; `distance`,
-    float64 from 0 (all pixels equal) to 0.18 (1 less the correlation of the aligned details).
-    Found by scripts/find_near_duplicates.py. Background: Barz and Denzler, "Do We Train on Test
-    Data? Purging CIFAR of Near-Duplicates", 2020.
+    A structured array, the most alike first: `test_index`, `train_index`, and `distance` from 0
+    (all pixels equal) to 0.18 (1 less the correlation of the aligned details). Found by
+    scripts/find_near_duplicates.py. Background: Barz and Denzler, "Do We Train on Test Data?
+    Purging CIFAR of Near-Duplicates", 2020.
     """
     return np.genfromtxt(NEAR_DUPLICATES, delimiter=",", names=True, dtype=None)
 
@@ -202,16 +199,15 @@ def _official_files(folder):
     """Return the bytes of both files by name, or raise DatasetError if one is not official."""
     files = {}
     for name in _FILES:
-        file = folder / name
         try:
-            files[name] = file.read_bytes()
+            files[name] = (folder / name).read_bytes()
         except OSError as error:
-            raise DatasetError(f"{file} cannot be read ({error.strerror}): replace it.") from error
+            raise DatasetError(f"{error.filename} cannot be read ({error.strerror}).") from error
         md5 = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
         if md5 != OFFICIAL_MD5[name]:
             raise DatasetError(
-                f"{file} is damaged or not the official file (its MD5 is {md5}): replace it, "
-                "or leave data_dir and CIFAR100_DIR empty to have the official one fetched."
+                f"{folder / name} is damaged or not the official file (its MD5 is {md5}): replace "
+                "it, or leave data_dir and CIFAR100_DIR empty to have the official one fetched."
             )
     return files
 
@@ -219,11 +215,8 @@ def _official_files(folder):
 def _arrays(raw):
     """Return images, labels and superclasses of the verified bytes of train or test."""
     content = pickle.loads(raw, encoding="bytes")
-    planes = content[b"data"].reshape(-1, 3, IMAGE_SIZE**2)
-    images = np.empty((len(planes), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    pixels = images.reshape(-1, IMAGE_SIZE**2, 3)
-    for channel in range(3):  # several times as fast as one transposition
-        pixels[..., channel] = planes[:, channel]
+    planes = content[b"data"].reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE).swapaxes(0, 1)
+    images = np.stack(list(planes), axis=-1)  # several times as fast as one transposition
     return images, np.array(content[b"fine_labels"]), np.array(content[b"coarse_labels"])
 
 
@@ -270,10 +263,9 @@ def _fetch(cache):
     try:
         # Keras's own progress bar fills a notebook with control codes.
         with contextlib.redirect_stdout(io.StringIO()):
-            folder = keras.utils.get_file(_CACHED, URL, **options)
+            return Path(keras.utils.get_file(_CACHED, URL, **options), _FOLDER)
     finally:
         socket.setdefaulttimeout(timeout)
-    return Path(folder, _FOLDER)
 
 
 def _stratified(parameter, size, indices, labels, seed):
@@ -285,8 +277,7 @@ def _stratified(parameter, size, indices, labels, seed):
     classes = len(np.unique(labels))
     if size not in range(classes, len(indices), classes):
         raise ParameterError(
-            f"{parameter} is {size!r}, to be chosen from {len(indices):,} images of {classes} "
-            f"classes: give 0, or a multiple of {classes} below {len(indices):,}, the same number "
-            "of every class."
+            f"{parameter} is {size!r}: give 0, or a multiple of {classes}, the number of classes, "
+            f"below {len(indices):,}, the number of images to choose from."
         )
     return train_test_split(indices, train_size=size, stratify=labels, random_state=seed)

@@ -21,6 +21,8 @@ def _without_startup_notices():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Off by default on processors without AVX-512, where it doubles the speed of training.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # JAX and TensorFlow take nearly all of a GPU's memory unless told; PyTorch does not.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notices:
         os.dup2(notices.fileno(), 2)
@@ -40,7 +42,12 @@ with _without_startup_notices():
 
     # Under every backend, Keras imports TensorFlow when it first needs to know a tensor's kind.
     if importlib.util.find_spec("tensorflow"):
-        importlib.import_module("tensorflow")
+        import tensorflow as tf
+    BACKEND = keras.backend.backend()
+    if BACKEND == "jax":
+        import jax
+    elif BACKEND == "torch":
+        import torch
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retraced functions
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
@@ -50,10 +57,9 @@ BFLOAT16_GPU = (8, 0)  # the compute capability of the first that has it, NVIDIA
 def configure(*, seed=0, precision="float32"):
     """Seed Python, NumPy and the backend, prepare the GPUs, and set the precision.
 
-    `precision` is a Keras dtype policy, "float32", "mixed_bfloat16" or "mixed_float16"; "auto" is
-    bfloat16 on hardware that computes in it, else float32. Returns the policy. GPU memory grows on
-    demand, and models built afterwards are trained on all visible GPUs (see `divide_batches`). Call
-    it before the first array reaches a GPU.
+    `precision`, one of PRECISIONS, is a Keras dtype policy; "auto" is bfloat16 on hardware that
+    computes in it, else float32. Returns the policy. Call it before the first array reaches a GPU:
+    GPU memory grows on demand, and models built later train on all GPUs (see `divide_batches`).
     """
     _prepare_gpus()
     if len(gpus := _gpus()) > 1:
@@ -77,41 +83,33 @@ def divide_batches(devices):
     Each device holds a copy of the weights and gradients are averaged, so the result is that of
     one device up to rounding and random draws. PyTorch's backend cannot do this: it uses one.
     """
-    backend = keras.backend.backend()
-    if backend == "jax":
+    if BACKEND == "jax":
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-    elif backend == "tensorflow":
-        import tensorflow as tf
-
+    elif BACKEND == "tensorflow":
         tf.distribute.experimental_set_strategy(tf.distribute.MirroredStrategy(devices))
 
 
 def device_count():
     """Return the number of devices that every batch is divided among; 1 if it stays whole."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
+    if BACKEND == "tensorflow":
         return tf.distribute.get_strategy().num_replicas_in_sync
     distribution = keras.distribution.distribution()
     return distribution.num_model_replicas if distribution else 1
 
 
 def describe():
-    """Return what computes here as plain data: `device`, `gpus`, `cores`, `backend`, `versions`.
-
-    `gpus` counts those that compute together.
-    """
+    """Return what computes here: `device`, `gpus` (together), `cores`, `backend`, `versions`."""
     gpus = _gpus()
     cpu = _cpu_info("model name") or platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # TensorFlow's package has several names, its module has one.
-    modules = ("keras", keras.backend.backend(), "numpy")
+    modules = ("keras", BACKEND, "numpy")
     versions = {name: importlib.import_module(name).__version__ for name in modules}
     return {
         "device": gpus[0][0] if gpus else cpu,
         "gpus": device_count() if gpus else 0,
         "cores": cores,
-        "backend": keras.backend.backend(),
+        "backend": BACKEND,
         "versions": {"python": platform.python_version(), **versions},
     }
 
@@ -119,23 +117,18 @@ def describe():
 def fused_batch_norm(x, *, scale, offset, mean, variance, epsilon, training):
     """Normalize `x` (batch, height, width, channels) with TensorFlow's fused kernel.
 
-    Returns the normalized `x`, and the mean and biased variance, float32 (channels,), that it was
-    normalized with: those of the batch in `training`, else the given ones. Returns None if there
-    is no such kernel (other backends) or if batches are divided, as it sees one part only.
+    Returns the normalized `x`, and the mean and biased variance, float32 (channels,), it was
+    normalized with: the batch's in `training`, else the given ones. Returns None on other backends,
+    and if batches are divided: the kernel would see one part only.
     """
-    if keras.backend.backend() != "tensorflow" or device_count() > 1:
+    if BACKEND != "tensorflow" or device_count() > 1:
         return None
-    import tensorflow as tf
-
-    empty = tf.zeros([0])
+    # In training, the kernel wants no statistics.
+    statistics = {} if training else {"mean": mean, "variance": variance}
+    vectors = {"scale": scale, "offset": offset, "mean": [], "variance": []} | statistics
+    vectors = {name: tf.cast(vector, tf.float32) for name, vector in vectors.items()}
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=x,
-        scale=tf.cast(scale, tf.float32),
-        offset=tf.cast(offset, tf.float32),
-        mean=empty if training else tf.cast(mean, tf.float32),
-        variance=empty if training else tf.cast(variance, tf.float32),
-        epsilon=epsilon,
-        is_training=training,
+        x=x, **vectors, epsilon=epsilon, is_training=training
     )
     if training:  # the kernel returns the unbiased variance
         count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
@@ -154,47 +147,33 @@ def progress_bar(total, description, unit="it", **options):
 
 
 def _prepare_gpus():
-    # JAX and TensorFlow take nearly all of a GPU's memory unless told; PyTorch does not.
-    if keras.backend.backend() == "jax":
-        import jax
-
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        # An Xception's training step takes more than a minute to compile: programs are kept.
-        if jax.default_backend() == "gpu" and not jax.config.jax_compilation_cache_dir:
-            folder = os.path.expanduser("~/.cache/cifar100_helpers/jax")
-            jax.config.update("jax_compilation_cache_dir", folder)
-    elif keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
+    if BACKEND == "tensorflow":
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
+    # An Xception's training step takes JAX more than a minute to compile: programs are kept.
+    elif BACKEND == "jax" and _gpus() and not jax.config.jax_compilation_cache_dir:
+        folder = os.path.expanduser("~/.cache/cifar100_helpers/jax")
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def _gpus():
     """Name and compute capability of each GPU."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
+    if BACKEND == "tensorflow":
         devices = tf.config.list_physical_devices("GPU")
         details = map(tf.config.experimental.get_device_details, devices)
         return [(d.get("device_name", "GPU"), d.get("compute_capability", (0,))) for d in details]
-    if backend == "jax":
-        import jax
-
+    if BACKEND == "jax":
         gpus = [device for device in jax.devices() if device.platform == "gpu"]
-        capabilities = [re.findall(r"\d+", gpu.compute_capability) for gpu in gpus]
-        return [(g.device_kind, (*map(int, c),)) for g, c in zip(gpus, capabilities, strict=True)]
-    from torch import cuda
-
-    numbers = range(cuda.device_count())
-    return [(cuda.get_device_name(i), cuda.get_device_capability(i)) for i in numbers]
+        numbers = [re.findall(r"\d+", gpu.compute_capability) for gpu in gpus]
+        return [(g.device_kind, (*map(int, n),)) for g, n in zip(gpus, numbers, strict=True)]
+    cuda = torch.cuda
+    return [
+        (cuda.get_device_name(i), cuda.get_device_capability(i)) for i in range(cuda.device_count())
+    ]
 
 
 def _cpu_info(field):
     """What Linux says of the first processor's `field`, "" elsewhere."""
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith(field):
-                return line.split(":", 1)[1].strip()
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
     return ""

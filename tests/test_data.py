@@ -428,8 +428,8 @@ def test_split_sizes(validation_size, train_limit, sizes):
 
 @pytest.mark.parametrize("size", [-10, 15, 500, 510])
 def test_sizes_that_do_not_give_every_class_the_same_number_are_refused(size):
-    with pytest.raises(ParameterError, match=r"^validation_size is .*a multiple of 10 below 500"):
+    with pytest.raises(ParameterError, match=r"^validation_size is .*a multiple of 10, .* below 500,"):
         train_validation_split(LABELS, size)
     if size != 500:  # all of them
-        with pytest.raises(ParameterError, match=r"^train_limit is .*a multiple of 10 below 500"):
+        with pytest.raises(ParameterError, match=r"^train_limit is .*a multiple of 10, .* below 500,"):
             train_validation_split(LABELS, 0, train_limit=size)
