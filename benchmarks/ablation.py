@@ -11,17 +11,20 @@ results/ablation.md. About four minutes for each line and seed on two cores.
 import contextlib
 import io
 import json
-import statistics
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
+
+import numpy as np
 
 from cifar100_helpers import augment, data, recipes, resnet, runtime
 from cifar100_helpers.inference import predict
 from cifar100_helpers.storage import write_json
 from cifar100_helpers.training import Run
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RECORD = Path(__file__).resolve().parent.parent / "results" / "ablation.json"
+SEEDS = int((sys.argv[1:] or [1])[0])
 SETTINGS = {"width": 16, "images": 10_000, "validation_size": 5_000, "epochs": 16}
 BATCH_SIZE = 128
 BASELINE = "modern recipe"
@@ -60,42 +63,33 @@ def validation_accuracy(
     return float((predict(model, x_validation).argmax(axis=1) == y_validation).mean())
 
 
-def table(record):
+def table(accuracies):
     """Mean validation accuracy of each line, its standard deviation, and what it gains."""
-    width, images, validation_size, epochs = record["settings"].values()
+    width, images, validation_size, epochs = SETTINGS.values()
     text = (
         f"# What each part of the recipe is worth\n\nAccuracy on {validation_size:,} validation "
         f"images of a ResNet of width {width}, after {epochs} epochs on {images:,} others (± is "
         "the standard deviation of the seeds; gains compare the same seeds):\n\n"
         "| | validation top-1 | seeds | gain in points |\n| --- | --- | --- | --- |\n"
     )
-    baseline = record["accuracies"][BASELINE]
-    for name, accuracies in record["accuracies"].items():
-        values = [100 * accuracy for accuracy in accuracies.values()]
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        points = 100 * statistics.mean(accuracies[seed] - baseline[seed] for seed in accuracies)
-        gained = "" if name == BASELINE else f"{points:+.1f}"
-        mean = f"{statistics.mean(values):.1f} %{spread}"
-        text += f"| {name} | {mean} | {len(values)} | {gained} |\n"
+    for name, of_seeds in accuracies.items():
+        values = 100 * np.array(list(of_seeds.values()))
+        gain = np.mean(values - [100 * accuracies[BASELINE][seed] for seed in of_seeds])
+        spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+        gained = "" if name == BASELINE else f"{gain:+.1f}"
+        text += f"| {name} | {values.mean():.1f} %{spread} | {len(values)} | {gained} |\n"
     return text
 
 
-def main():
-    cifar, file = data.load_cifar100(), RESULTS / "ablation.json"
-    record = {"settings": SETTINGS, "machine": runtime.describe(), "accuracies": {}}
-    if file.exists():
-        record = json.loads(file.read_text())
-    assert record["settings"] == SETTINGS, f"delete {file} to begin anew with other settings"
-    for seed in range(int((sys.argv[1:] or [1])[0])):
-        for name, changes in VARIANTS.items():
-            accuracies = record["accuracies"].setdefault(name, {})
-            if str(seed) not in accuracies:
-                accuracies[str(seed)] = validation_accuracy(cifar, seed, **changes)
-                write_json(file, record)
-                (RESULTS / "ablation.md").write_text(table(record))
-                print(f"{name}, seed {seed}: {accuracies[str(seed)]:.1%}", flush=True)
-    print(table(record))
-
-
 if __name__ == "__main__":
-    main()
+    record = {"settings": SETTINGS, "machine": runtime.describe(), "accuracies": {}}
+    if RECORD.exists():
+        record = json.loads(RECORD.read_text())
+    assert record["settings"] == SETTINGS, f"delete {RECORD} to begin anew with other settings"
+    cifar, accuracies = data.load_cifar100(), record["accuracies"]
+    for seed, (name, changes) in product(map(str, range(SEEDS)), VARIANTS.items()):
+        if seed not in accuracies.setdefault(name, {}):
+            accuracies[name][seed] = validation_accuracy(cifar, int(seed), **changes)
+            write_json(RECORD, record)
+            RECORD.with_suffix(".md").write_text(table(accuracies))
+    print(table(accuracies))

@@ -7,7 +7,6 @@ ImageDataGenerator and by its layers; and what random transforms add to a traini
 turns in one process, so that a busy machine slows every one of them.
 """
 
-import statistics
 import time
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator  # isort: sk
 
 COUNT, BATCH, ROUNDS, STEPS = 5000, 500, 7, 50
 RESULT = Path(__file__).parent.parent / "results/augmentation.md"
-
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), np.uint8)
+
 GENERATOR = ImageDataGenerator(
     horizontal_flip=True,
     width_shift_range=4,
@@ -32,77 +31,61 @@ GENERATOR = ImageDataGenerator(
     zoom_range=0.1,
     brightness_range=(0.9, 1.1),  # it has no contrast
     fill_mode="reflect",
-)
-LAYERS = keras.Sequential(
-    [
-        layers.RandomFlip("horizontal"),
-        layers.RandomTranslation(0.125, 0.125, "reflect"),
-        layers.RandomRotation(15 / 360, "reflect"),
-        layers.RandomZoom(0.1, fill_mode="reflect"),
-        layers.RandomBrightness(0.1),
-        layers.RandomContrast(0.2),
-    ]
-)
-IN_THE_STEP = [
-    layers.RandomTranslation(0.125, 0.125, "reflect"),
-    layers.RandomFlip("horizontal"),
-    layers.RandomErasing(1.0, scale=(1 / 16, 1 / 16), value_range=(0, 255)),
-]
+).flow(IMAGES, batch_size=BATCH, shuffle=False)
+FLIP = layers.RandomFlip("horizontal")
+SHIFT = layers.RandomTranslation(0.125, 0.125, "reflect")
+ROTATION = layers.RandomRotation(15 / 360, "reflect")
+ZOOM = layers.RandomZoom(0.1, fill_mode="reflect")
+LIGHT = [layers.RandomBrightness(0.1), layers.RandomContrast(0.2)]
+CUTOUT = layers.RandomErasing(1.0, scale=(1 / 16, 1 / 16), value_range=(0, 255))
+LAYERS = keras.Sequential([FLIP, SHIFT, ROTATION, ZOOM, *LIGHT])
 
 
-def generator():
-    batches = GENERATOR.flow(IMAGES, batch_size=BATCH, shuffle=False)
-    return [next(batches) for _ in range(len(batches))]
+def apply_layers():
+    for part in np.split(IMAGES, COUNT // BATCH):
+        keras.ops.convert_to_numpy(LAYERS(part, training=True))
 
 
-def keras_layers():
-    parts = np.split(IMAGES, COUNT // BATCH)
-    return [keras.ops.convert_to_numpy(LAYERS(part, training=True)) for part in parts]
-
-
-def training_step(transforms):
+def training_step(*transforms):
     end = [layers.Rescaling(1 / 255), layers.GlobalAveragePooling2D(), layers.Dense(1)]
     model = keras.Sequential([keras.Input((32, 32, 3), dtype="uint8"), *transforms, *end])
     model.compile("sgd", "mse")
     return lambda: model.train_on_batch(IMAGES[:128], np.zeros(128))
 
 
-def take_turns(rounds, actions):
-    """Return the median seconds of each action, after a first call that does not count."""
-    seconds = {name: [] for name in actions}
-    for _ in range(1 + rounds):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
+COPIES = {
+    "augmented_copies": lambda: augmented_copies(IMAGES, np.zeros(COUNT, int), copies=1),
+    "ImageDataGenerator": lambda: [next(GENERATOR) for _ in range(len(GENERATOR))],
+    "Keras's layers": apply_layers,
+}
+IN_THE_STEP = {
+    "none": training_step(),
+    "RandomTransforms": training_step(RandomTransforms()),
+    "RandomTranslation, RandomFlip, RandomErasing": training_step(SHIFT, FLIP, CUTOUT),
+}
 
 
-def main():
-    copies = {
-        "augmented_copies": lambda: augmented_copies(IMAGES, np.zeros(COUNT, int), copies=1),
-        "ImageDataGenerator": generator,
-        "Keras's layers": keras_layers,
-    }
-    steps = {
-        "none": training_step([]),
-        "RandomTransforms": training_step([RandomTransforms()]),
-        "RandomTranslation, RandomFlip, RandomErasing": training_step(IN_THE_STEP),
-    }
-    copies, steps, machine = take_turns(ROUNDS, copies), take_turns(STEPS, steps), describe()
-    nothing = steps.pop("none")
-    text = f"`benchmarks/augmentation.py` on {machine['device']}, {machine['cores']} cores:\n\n"
-    text += "| copies made beforehand | images/s | time |\n|---|--:|--:|\n"
-    for name, seconds in copies.items():
-        ratio = seconds / copies["augmented_copies"]
-        text += f"| {name} | {COUNT / seconds:,.0f} | {ratio:.1f} × |\n"
-    text += "\n| transforms in a training step | ms per batch of 128 | time |\n|---|--:|--:|\n"
-    for name, seconds in steps.items():
-        ratio = (seconds - nothing) / (steps["RandomTransforms"] - nothing)
-        text += f"| {name} | {1000 * (seconds - nothing):.1f} | {ratio:.1f} × |\n"
-    RESULT.write_text(text, encoding="utf-8")
-    print(text)
+def median_seconds(rounds, actions):
+    """Return the seconds of each action, by its name, after a first call that does not count."""
+    times = np.empty((1 + rounds, len(actions)))
+    for number in np.ndindex(times.shape):
+        start = time.perf_counter()
+        list(actions.values())[number[1]]()
+        times[number] = time.perf_counter() - start
+    return dict(zip(actions, np.median(times[1:], axis=0), strict=True))
 
 
 if __name__ == "__main__":
-    main()
+    copies, steps = median_seconds(ROUNDS, COPIES), median_seconds(STEPS, IN_THE_STEP)
+    machine, nothing, ours = describe(), steps.pop("none"), copies["augmented_copies"]
+    text = f"`benchmarks/augmentation.py` on {machine['device']}, {machine['cores']} cores:\n\n"
+    text += "| copies made beforehand | images/s | time |\n|---|--:|--:|\n"
+    for name, seconds in copies.items():
+        text += f"| {name} | {COUNT / seconds:,.0f} | {seconds / ours:.1f} × |\n"
+    text += "\n| transforms in a training step | ms per batch of 128 | time |\n|---|--:|--:|\n"
+    ours = steps["RandomTransforms"] - nothing
+    for name, seconds in steps.items():
+        added = seconds - nothing
+        text += f"| {name} | {1000 * added:.1f} | {added / ours:.1f} × |\n"
+    RESULT.write_text(text, encoding="utf-8")
+    print(text)
