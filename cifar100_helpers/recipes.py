@@ -1,6 +1,7 @@
 """Training recipes as data, and the optimizers and the loss that they name."""
 
 import math
+import textwrap
 from dataclasses import dataclass, field, replace
 from numbers import Real
 
@@ -146,7 +147,7 @@ def scale_epochs(phases, epochs):
 
 
 def describe_schedule(phases, petaflops=None):
-    """Return one line per phase: its epochs, optimizer and other settings, and what it costs.
+    """Return in words, for each phase, its epochs, optimizer, other settings and cost.
 
     `petaflops`: the cost of each phase in 10¹⁵ operations, if it is to be shown.
     """
@@ -165,7 +166,8 @@ def describe_schedule(phases, petaflops=None):
             parts.append(f"images of {', '.join(map(str, phase.image_sizes))} pixels")
         if petaflops:
             parts.append(f"{petaflops[number]:.2g} PFLOP")
-        lines.append(f"phase {number + 1}: epochs {first}–{last}, {', '.join(parts)}")
+        line = f"phase {number + 1}: epochs {first}–{last}, {', '.join(parts)}"
+        lines.append(textwrap.fill(line, 90, subsequent_indent="    "))
         first = last + 1
     return "\n".join(lines)
 

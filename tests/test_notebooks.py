@@ -164,18 +164,17 @@ def test_quick_copy_passes_nbval(path, tmp_path, environment):
         assert load_run(record.parent).record["dataset"] == "synthetic"
 
 
-@pytest.mark.parametrize("cwd", ["notebooks", "."])
-def test_papermill_from_notebooks_and_from_the_root(cwd, tmp_path, environment):
-    notebook = "03_resnet.ipynb" if cwd == "notebooks" else "notebooks/03_resnet.ipynb"
-    output = tmp_path / "out.ipynb"
-    tiny = "-p profile quick -p epochs 1 -p train_limit 200 -p width 2"
-    where = ["-p", "results_dir", "build/runs", "-p", "run_name", f"from_{cwd.strip('.')}root"]
-    record = ROOT / "build" / "runs" / where[-1]
+@pytest.mark.parametrize("place", ["notebooks", "root", "outside"])
+def test_papermill_from_any_folder(place, tmp_path, environment):
+    cwd = {"notebooks": ROOT / "notebooks", "root": ROOT, "outside": tmp_path}[place]
+    notebook = os.path.relpath(ROOT / "notebooks" / "03_resnet.ipynb", cwd)
+    output, record = tmp_path / "out.ipynb", ROOT / "build" / "runs" / f"from_{place}"
+    tiny = "-p profile quick -p epochs 1 -p train_limit 200 -p width 2 -p results_dir build/runs"
     for file in record.glob("*"):
         file.unlink()
     done = run(
-        ["papermill", notebook, output, *tiny.split(), *where, "--no-progress-bar"],
-        cwd=ROOT / cwd,
+        ["papermill", notebook, output, *tiny.split(), "-p", "run_name", record.name],
+        cwd=cwd,
         env=environment,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -184,6 +183,13 @@ def test_papermill_from_notebooks_and_from_the_root(cwd, tmp_path, environment):
     executed = nbformat.read(output, as_version=4)
     names = {out.get("name") for cell in code_cells(executed) for out in cell.outputs}
     assert "stderr" not in names
+
+
+def test_notebook_on_copies_runs_without_any(tmp_path, environment):
+    command = ["papermill", "02_augment.ipynb", tmp_path / "out.ipynb", "-p", "profile", "quick"]
+    done = run([*command, "-p", "copies", "0"], cwd=ROOT / "notebooks", env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Warning" not in (tmp_path / "out.ipynb").read_text()
 
 
 def test_wrong_parameter_is_one_clear_error(tmp_path, environment):

@@ -56,12 +56,14 @@ def test_either_part_of_the_xception_schedule_may_be_left_out():
 def test_schedule_is_described():
     head = Phase(3, 2e-4, weight_decay=0.05, label_smoothing=0.1)
     small_first = Phase(6, 5e-6, "muon", "one_cycle", warmup=0.4, image_sizes=[16, 32])
-    assert describe_schedule((head, small_first), [0.125, 25.0]).splitlines() == [
+    described = describe_schedule((head, small_first), [0.125, 25.0])
+    assert max(map(len, described.splitlines())) <= 90  # wider text breaks within words
+    assert " ".join(described.split()) == (
         "phase 1: epochs 1–3, adam, constant learning rate 0.0002, weight_decay 0.05, "
-        "label_smoothing 0.1, 0.12 PFLOP",
+        "label_smoothing 0.1, 0.12 PFLOP "
         "phase 2: epochs 4–9, muon, one_cycle learning rate 5e-06 after 40% warm-up, "
-        "images of 16, 32 pixels, 25 PFLOP",
-    ]
+        "images of 16, 32 pixels, 25 PFLOP"
+    )
 
 
 def test_image_sizes_share_the_epochs():
