@@ -43,19 +43,17 @@ def plot_top1(runs, ax=None):
     ax = ax or new_axes(8, 1.6 + 0.28 * len(records))
     for y, record in enumerate(records):
         metrics, colour = record["metrics"], COLOURS[record["model"]]
-        top1, clean = metrics["top1"], metrics["top1_without_duplicates"]
-        reach = 100 * np.abs(np.reshape(metrics["top1_interval"], (2, 1)) - top1)
-        ax.errorbar(100 * top1, y, xerr=reach, fmt="o", ms=5, capsize=3, color=colour)
-        ax.plot(100 * clean, y - 0.28, "x", ms=4, color=colour)
-    published = _published(records)
-    for figures in published:
+        reach = 100 * np.abs(np.reshape(metrics["top1_interval"], (2, 1)) - metrics["top1"])
+        ax.errorbar(100 * metrics["top1"], y, xerr=reach, fmt="o", ms=5, capsize=3, color=colour)
+        ax.plot(100 * metrics["top1_without_duplicates"], y - 0.28, "x", ms=4, color=colour)
+    for figures in _published(records):
         ax.axvline(100 * figures["top1"], color=COLOURS[figures["model"]], ls="--", lw=1)
     ax.set_yticks(range(len(records)), [record["name"] for record in records])
     ax.set(ylim=(-0.7, len(records) - 0.5), xlabel=_RECOGNISED)
-    marks = [Line2D([], [], color="grey", marker="x", ls="", label="without near-duplicates")]
-    marks += [_dashed("grey", "published")] if published else []
-    handles = [*_model_handles(records), *marks]
-    ax.figure.legend(handles=handles, loc="outside lower center", ncols=4, **_LEGEND)
+    cross = Line2D([], [], color="grey", marker="x", ls="", label="without near-duplicates")
+    ax.figure.legend(
+        handles=_handles(records, cross), loc="outside lower center", ncols=4, **_LEGEND
+    )
     ax.set_title("How many of the test images each run recognises, with 95 % intervals")
     return ax
 
@@ -64,28 +62,25 @@ _LEGEND = {"frameon": False, "fontsize": 9}
 
 
 def _published(records):
-    return [*PUBLISHED] if records[0]["dataset"] == "cifar100" else []
+    return PUBLISHED if records[0]["dataset"] == "cifar100" else ()
 
 
-def _model_handles(records):
+def _handles(records, *marks):
+    """What a legend says of colours and dashed lines."""
     models = sorted({record["model"] for record in records})
-    return [Line2D([], [], color=COLOURS[m], marker="o", ls="", label=m) for m in models]
-
-
-def _dashed(colour, label):
-    return Line2D([], [], color=colour, ls="--", lw=1, label=label)
+    handles = [Line2D([], [], color=COLOURS[m], marker="o", ls="", label=m) for m in models]
+    dashed = Line2D([], [], color="grey", ls="--", lw=1, label="published")
+    return [*handles, *marks, *([dashed] if _published(records) else [])]
 
 
 def plot_cost(runs, ax=None):
-    """Draw the top-1 of `runs` against the arithmetic of their training, seeds as one point.
+    """Draw the top-1 of `runs` against the arithmetic of their training, beside what was published.
 
-    The point of several seeds is at their mean, with their standard deviation. On real data, the
-    published figures are there too, as lines and as points.
+    Several seeds are one point at their mean, with their standard deviation.
     """
     ax = ax or new_axes(8.5, 4.8)
     groups = seed_groups([run.record for run in runs])
     records = [group[0] for group in groups]
-    published = _published(records)
     points, texts = [], []
     for group, record in zip(groups, records, strict=True):
         top1, spread = (100 * value for value in mean_and_spread(group))
@@ -93,7 +88,7 @@ def plot_cost(runs, ax=None):
         texts.append(record["name"] + (f", {len(group)} seeds" if len(group) > 1 else ""))
         style = {"fmt": "o", "capsize": 3, "color": COLOURS[record["model"]]}
         ax.errorbar(*points[-1], yerr=spread if len(group) > 1 else None, **style)
-    for figures in published:
+    for figures in _published(records):
         colour = COLOURS[figures["model"]]
         points.append((figures["PFLOPs"], 100 * figures["top1"]))
         texts.append(f"{figures['model']}, published")
@@ -105,17 +100,13 @@ def plot_cost(runs, ax=None):
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_title("What accuracy costs in arithmetic")
-    marks = [_dashed("grey", "published")] if published else []
-    ax.legend(handles=[*_model_handles(records), *marks], loc="upper left", **_LEGEND)
+    ax.legend(handles=_handles(records), loc="upper left", **_LEGEND)
     _label_points(ax, points, dict(enumerate(texts)))
     return ax
 
 
 def _label_points(ax, points, texts):
-    """Write each of `texts` beside its point, where it covers no other text, point or dashed line.
-
-    `points`: (n, 2); `texts`: a dict from a point's index to its text.
-    """
+    """Write `texts`, by the index of a point, where they cover no text, point or dashed line."""
     ax.figure.draw_without_rendering()  # the layout is fixed from here on
     taken = [Bbox([place - 4, place + 4]) for place in ax.transData.transform(points)]
     taken += [line.get_window_extent().padded(1) for line in ax.lines if line.get_ls() == "--"]
@@ -194,10 +185,7 @@ def plot_classes(first, second, names, *, count=6, ax=None):
 
 
 def plot_reliability(first, second):
-    """Draw accuracy by confidence, for each of two runs; returns their two Axes.
-
-    A dashed line shows it at the temperature fitted on validation images, if there are any.
-    """
+    """Draw accuracy by confidence, as trained and after `calibrate`, and return two runs' Axes."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
     figure.suptitle("How far the models' confidence can be trusted")
     colours = colours_of(first, second)
@@ -239,9 +227,9 @@ def plot_coverage(first, second, ax=None):
 
 
 def plot_only_one_correct(images, correct, wrong, names, *, count=10):
-    """Draw test `images` that the run `correct` gets right and `wrong` does not.
+    """Draw test `images` that the run `correct` gets right and `wrong` does not, its surest first.
 
-    Those about which `wrong` is surest come first. `images`: uint8 (n, height, width, 3).
+    `images`: uint8 (n, height, width, 3).
     """
     predicted, confidence = wrong.probabilities.argmax(axis=1), wrong.probabilities.max(axis=1)
     chosen = surest(is_correct(correct) & ~is_correct(wrong), wrong.probabilities, count)

@@ -84,11 +84,6 @@ def most_confused_pairs(probabilities, labels, count=10):
     return [(int(a), int(b), int(either_way[a, b])) for a, b in pairs if either_way[a, b]]
 
 
-def most_confident_mistakes(probabilities, labels, count=10):
-    """Return the indices of the `count` wrong predictions with the highest probability, int."""
-    return surest(probabilities.argmax(axis=1) != labels, probabilities, count)
-
-
 def surest(chosen, probabilities, count):
     """Return the indices of the `count` surest predictions among the `chosen`, bool (n,)."""
     order = np.argsort(-probabilities.max(axis=1), kind="stable")

@@ -20,10 +20,10 @@ _MOST_PIXELS = 100_000_000  # more fill the memory of many machines
 def load_pictures(path=""):
     """Return pictures as a dict from a name to a pair: the centre square, and that square shrunk.
 
-    `path` names a file of any kind that Pillow reads; a relative one starts at the working
-    directory or at the project's root. "" stands for five photographs of scikit-image. What is
-    transparent becomes white. The pair is uint8 (side, side, 3) and uint8 (32, 32, 3): each small
-    pixel is the mean of the area that it covers. Raises ParameterError if there is no such picture.
+    `path` names a file that Pillow reads, from the working directory or the project's root; ""
+    stands for five photographs of scikit-image. The pair is uint8 (side, side, 3) and uint8 (32,
+    32, 3), by the mean of the area that each pixel covers. Raises ParameterError if there is no
+    such picture.
     """
     if path:
         pictures = {Path(path).name: _read(path)}
@@ -47,10 +47,9 @@ def _centre(picture):
 
 
 def _read(path):
-    looked_at = places(path)
-    file = next(filter(Path.is_file, looked_at), None)
+    file = next(filter(Path.is_file, places(path)), None)
     if file is None:
-        looked = " or ".join(map(str, looked_at))
+        looked = " or ".join(map(str, places(path)))
         raise ParameterError(f"There is no picture {looked}: give the path of a picture.")
     pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # we have our own
     try:
@@ -59,10 +58,8 @@ def _read(path):
     except ParameterError:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
-        problem = in_one_line(error)
-        raise ParameterError(
-            f"{file} is no picture that Pillow reads ({problem}): give a JPEG or PNG file."
-        ) from None
+        problem = f"{file} is no picture that Pillow reads ({in_one_line(error)})"
+        raise ParameterError(f"{problem}: give a JPEG or PNG file.") from None
     finally:
         Image.MAX_IMAGE_PIXELS = pillows_limit
 
@@ -77,24 +74,13 @@ def _as_colours(opened, file):
         )
     # Cameras store the picture as the sensor lay, and how to turn it.
     picture = ImageOps.exif_transpose(opened)
-    if picture.mode.startswith(("I", "F")):  # convert would clip what is beyond 255 to white
-        picture = Image.fromarray(_eight_bits(np.asarray(picture), picture.mode, file))
+    if picture.mode in ("I", "F"):
+        raise ParameterError(f"{file} has 32 bits a pixel: save it with 8 or 16.")
+    if picture.mode.startswith("I;16"):  # convert would clip what is beyond 255 to white
+        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
     picture = picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
-
-
-def _eight_bits(grey, mode, file):
-    """Return `grey`, of 16 or 32 bits, as uint8; what is white follows from its kind and range."""
-    whites = {"I": (255, 65_535, 2**31 - 1), "F": (1, 255, 65_535)}.get(mode, (65_535,))
-    low, high = grey.min(), grey.max()
-    white = next((value for value in whites if 0 <= low <= high <= value), None)
-    if white is None:
-        raise ParameterError(
-            f"{file} holds values from {low:g} to {high:g}, which are no shades of grey: "
-            "bring them to 0 to 255."
-        )
-    return (grey * (255 / white)).astype(np.uint8)
 
 
 def plot_pictures(pictures, predictions, names, count=3):
@@ -128,11 +114,10 @@ def plot_pictures(pictures, predictions, names, count=3):
 def occlusion_map(model, image, label, patch=8, stride=2):
     """Return how much the probability of `label` falls if a pixel's surroundings are covered.
 
-    A square of `patch` pixels, in the image's mean colour, covers `image`, uint8 (height, width,
-    3), at one place after another, `stride` pixels apart (at most `patch`). `model` is a Keras
-    model from uint8 images to probabilities. Returns float (height, width): for each pixel, the
-    mean fall over the squares that cover it; negative if the probability rises. Source: Zeiler and
-    Fergus, "Visualizing and Understanding Convolutional Networks", 2014.
+    A square of `patch` pixels, in the mean colour of `image`, uint8 (height, width, 3), covers
+    places `stride` pixels apart (at most `patch`). Returns float (height, width), the mean fall
+    over the squares that cover a pixel. Source: Zeiler and Fergus, "Visualizing and Understanding
+    Convolutional Networks", 2014.
     """
     rows, columns = (_intervals(length, patch, stride) for length in image.shape[:2])
     covers = np.array([np.outer(row, column) for row in rows for column in columns])
@@ -153,13 +138,12 @@ def _intervals(length, patch, stride):
 def telling_pictures(model, run, images, count=3, among=8):
     """Choose pictures whose answer hangs on one place: `count` right answers and `count` wrong.
 
-    They are those with the strongest `occlusion_map` of the class named, out of `among` right and
-    as many wrong answers in which the recorded `run` of `model` was about 75 % sure: if it is
-    surer, hardly any place matters. Returns indices into `images` and the maps: int (n,) and float
-    (n, height, width).
+    They have the strongest `occlusion_map` out of `among` right and as many wrong answers in which
+    the recorded `run` of `model` was about 75 % sure. Returns indices into `images` and the maps:
+    int (n,) and float (n, height, width).
     """
     predicted, confidence = run.probabilities.argmax(axis=1), run.probabilities.max(axis=1)
-    order = np.argsort(abs(confidence - 0.75), kind="stable")
+    order = np.argsort(abs(confidence - 0.75), kind="stable")  # surer: hardly any place matters
     right = (predicted == run.labels)[order]
     shown, maps = [], []
     for candidates in (order[right][:among], order[~right][:among]):
@@ -173,8 +157,8 @@ def telling_pictures(model, run, images, count=3, among=8):
 def plot_occlusion(images, maps, titles, name):
     """Draw each of `images` beside itself in grey under its heat map, on a scale of its own.
 
-    `images`: uint8 (n, 32, 32, 3); `maps`: float (n, 32, 32), each of `occlusion_map`; `titles`: n
-    texts; `name`: the model's. Returns the Axes, (2 n,): an image and its map in turn.
+    `images`: uint8 (n, 32, 32, 3); `maps`: float (n, 32, 32); `titles`: n texts; `name`: the
+    model's. Returns the Axes, (2 n,): an image and its map in turn.
     """
     strongest = [100 * np.abs(heat).max() for heat in maps]
     scales = [f"red: falls by\nup to {top:.0f} points" for top in strongest]

@@ -1,7 +1,7 @@
-"""Figures of the data, and what all figures share: each function takes arrays and returns its Axes.
+"""Figures of the data, and what all figures share.
 
-Draws into `ax` if it is given. Throughout, `cifar` is a `Cifar100`, and `images` are uint8 (n,
-height, width, 3).
+Functions draw into `ax` if it is given and return their Axes; `cifar` is a `Cifar100`, and `images`
+are uint8 (n, height, width, 3).
 """
 
 import matplotlib.pyplot as plt

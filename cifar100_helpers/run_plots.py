@@ -1,8 +1,7 @@
-"""Figures of one run: each function takes arrays and returns its Axes.
+"""Figures of one run: each function takes arrays, draws into `ax` if given, and returns its Axes.
 
-Draws into `ax` if it is given. Throughout, `name` is the run's, for the title; `images` are uint8
-(n, height, width, 3), `probabilities` float (n, 100), `labels` int (n,), and `names` those of the
-classes.
+`name` is the run's; `images` are uint8 (n, height, width, 3), `probabilities` float (n, 100),
+`labels` int (n,), `coarse_of_fine` int (100,), and `names` those of the classes.
 """
 
 import textwrap
@@ -24,10 +23,7 @@ OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "muon": "Muon"}
 
 
 def plot_schedule(phases, ax=None, *, steps_per_epoch=100):
-    """Draw the learning rate of `phases` over the epochs, and above it the size of the images.
-
-    The axis is logarithmic if every rate is constant and the largest is ten times the smallest.
-    """
+    """Draw the learning rate of `phases` over the epochs, and above it the size of the images."""
     ax = ax or new_axes(6, 3)
     start, rates = 0, [phase.learning_rate for phase in phases]
     for phase in phases:
@@ -74,8 +70,8 @@ def _draw_image_sizes(ax, phase, start):
 def plot_ablation(record, ax=None):
     """Draw what each change to a recipe gains or loses in validation accuracy, in points.
 
-    `record`: the content of results/ablation.json. Its first line is the recipe; every other one is
-    compared with it seed by seed, and the whiskers are one standard deviation over the seeds.
+    `record`: the content of results/ablation.json. Every line is compared with the first, the
+    recipe, seed by seed; the whiskers are one standard deviation over the seeds.
     """
     (_, baseline), *changes = record["accuracies"].items()
     points = {
@@ -103,8 +99,7 @@ def plot_ablation(record, ax=None):
 def plot_resnet(model, ax=None):
     """Draw a `model` from `build_resnet`, with a small table of its stages below.
 
-    Bars are as high as the maps of features, and darker the more filters there are (both as square
-    roots).
+    Bars are as high as the maps of features, and darker the more filters there are.
     """
     ax = ax or new_axes(9.5, 3)
     side, _, channels = model.input_shape[1:]
@@ -169,21 +164,19 @@ def _write_column(ax, x, cells, ha="center"):
 def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=None, name=None):
     """Draw `quantity` ("loss" or "accuracy") by epoch, with dotted lines between phases.
 
-    `history` is that of a record: lists by epoch, those of validation under "val_…" if there are
-    any. The first `frozen_epochs`, which trained only the head, are shaded. `test`: the quantity on
-    the test images after training, in the unit of `history`.
+    `history` is that of a record. The first `frozen_epochs`, of the head alone, are shaded. `test`:
+    the quantity on the test images after training, in the unit of `history`.
     """
     ax = ax or new_axes(6, 3.5)
     epochs, percent = history["epoch"], quantity == "accuracy"
-    scale, unit = (100, ".1f") if percent else (1, ".2f")
-    sign = " %" if percent else ""
+    scale, text = (100, "{:.1f} %") if percent else (1, "{:.2f}")
     for key, label, colour in (("", "training", BLUE), ("val_", "validation", ORANGE)):
         if key + quantity in history:
             values = scale * np.array(history[key + quantity])
-            label = f"{label}: {values[-1]:{unit}}{sign} at the end"
+            label = f"{label}: {text.format(values[-1])} at the end"
             ax.plot(epochs, values, "o-", ms=3, color=colour, label=label)
     if test is not None:
-        label = f"test: {scale * test:{unit}}{sign}"
+        label = f"test: {text.format(scale * test)}"
         ax.axhline(scale * test, color=ORANGE, ls="--", lw=1)
         ax.plot(epochs[-1], scale * test, "D", ls="--", lw=1, color=ORANGE, label=label)
     if frozen_epochs:
@@ -203,10 +196,7 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=No
 
 
 def plot_class_accuracy(probabilities, labels, names, *, name, count=10, ax=None):
-    """Draw the accuracies of the `count` hardest and the `count` easiest classes as bars.
-
-    A strip above them has a stroke for every class.
-    """
+    """Draw the accuracies of the `count` hardest and easiest classes, and a strip of all."""
     accuracy = 100 * evaluation.class_accuracy(probabilities, labels)
     order = np.argsort(accuracy, kind="stable")
     shown, rows = np.concatenate([order[:count], order[-count:]]), np.arange(2 * count)
@@ -223,10 +213,7 @@ def plot_class_accuracy(probabilities, labels, names, *, name, count=10, ax=None
 
 
 def plot_confused_pairs(probabilities, labels, names, coarse_of_fine, *, name, count=12, ax=None):
-    """Draw the pairs of classes most often taken for each other as bars, the worst first.
-
-    Pairs of the same superclass, by `coarse_of_fine`, int (100,), have a colour of their own.
-    """
+    """Draw the pairs of classes most often taken for each other, coloured by kind of pair."""
     pairs = evaluation.most_confused_pairs(probabilities, labels, count)
     ax = ax or new_axes(7, 1.2 + 0.28 * count)
     a, b, images = np.reshape(pairs, (-1, 3)).T.astype(int)
@@ -250,10 +237,7 @@ def plot_confused_pairs(probabilities, labels, names, coarse_of_fine, *, name, c
 def plot_superclass_confusion(
     probabilities, labels, coarse_of_fine, coarse_names, *, name, ax=None
 ):
-    """Draw what images of each superclass (row) are taken for (column), in percent of the row.
-
-    `coarse_of_fine`: int (100,), the superclass of each class. Numbers below 0.5 % are left out.
-    """
+    """Draw what images of each superclass (row) are taken for (column), in percent of the row."""
     counts = evaluation.superclass_confusion(probabilities, labels, coarse_of_fine)
     percent = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     ax = ax or new_axes(9, 7.4)
@@ -272,8 +256,8 @@ def plot_superclass_confusion(
 
 def plot_confident_mistakes(images, probabilities, labels, names, *, name, count=10):
     """Draw the wrong predictions of highest probability: what was predicted, and what it is."""
-    mistakes = evaluation.most_confident_mistakes(probabilities, labels, count)
     predicted = probabilities.argmax(axis=1)
+    mistakes = evaluation.surest(predicted != labels, probabilities, count)
     titles = [
         f"“{readable(names[predicted[i]])}” {100 * probabilities[i].max():.0f} %\n"
         f"is {readable(names[labels[i]])}"
@@ -289,8 +273,7 @@ def plot_confident_mistakes(images, probabilities, labels, names, *, name, count
 def plot_neighbours(images, queries, neighbours, labels, names):
     """Draw rows of images: a query and its nearest neighbours; those of its class are framed.
 
-    `queries`, int (rows,), and `neighbours`, int (rows, columns), are indices into `images`. Five
-    rows fill a screen.
+    `queries`, int (rows,), and `neighbours`, int (rows, columns), are indices into `images`.
     """
     shown = np.column_stack([queries, neighbours])
     titles = [readable(names[label]) for label in labels[shown.flat]]
@@ -307,10 +290,9 @@ def plot_neighbours(images, queries, neighbours, labels, names):
 
 
 def plot_embedding(points_by_title, coarse_labels, coarse_names):
-    """Draw points in the plane, coloured by superclass, beside each other for each title.
+    """Draw points in the plane, coloured by superclass, in a panel for each title.
 
-    `points_by_title`: a dict of float (n, 2), such as scikit-learn's `TSNE` of the features before
-    and after fine-tuning; `coarse_labels`, int (n,), are of the same images.
+    `points_by_title`: a dict of float (n, 2); `coarse_labels`, int (n,), are of the same images.
     """
     panels = len(points_by_title)
     figure, axes = plt.subplots(1, panels, figsize=(4 * panels + 2, 4.4), layout="constrained")

@@ -49,39 +49,21 @@ def test_small_pixels_are_the_mean_of_the_area_they_cover(picture):
     np.testing.assert_allclose(small, means, atol=0.51)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (31, 33)])
-def test_tiny_pictures_are_enlarged(picture, size):
-    original, small = read(picture(Image.new("RGB", size, RED)))
-    assert original.shape == (min(size), min(size), 3)
-    np.testing.assert_array_equal(small, np.full((32, 32, 3), RED))
-
-
 @pytest.mark.parametrize(
     ("mode", "value", "options", "colour"),
     [
         ("L", 77, {}, (77, 77, 77)),
         ("I;16", 77 * 257, {}, (77, 77, 77)),
-        ("I", 77, {"name": "picture.tif"}, (77, 77, 77)),
-        ("I", 77 * 257, {"name": "picture.tif"}, (77, 77, 77)),
-        ("F", 77.5 / 255, {"name": "picture.tif"}, (77, 77, 77)),
-        ("F", 77.5, {"name": "picture.tif"}, (77, 77, 77)),
         ("1", 1, {}, (255, 255, 255)),
-        ("P", RED, {}, RED),
         ("P", RED, {"transparency": 0}, (255, 255, 255)),
         ("RGBA", (*RED, 127), {}, (255, 128, 128)),
         ("CMYK", (0, 255, 255, 0), {"name": "picture.tif"}, RED),
     ],
 )
 def test_every_kind_of_picture_becomes_colours_on_white(picture, mode, value, options, colour):
-    _, small = read(picture(Image.new(mode, (40, 40), value), **options))
+    """Also if it is so small that it is enlarged."""
+    _, small = read(picture(Image.new(mode, (20, 40), value), **options))
     np.testing.assert_array_equal(small, np.full((32, 32, 3), colour))
-
-
-@pytest.mark.parametrize(("mode", "value"), [("I", -3), ("F", 1e9), ("F", np.nan)])
-def test_values_that_are_no_shades_of_grey_are_refused(picture, mode, value):
-    picture(Image.new(mode, (40, 40), value), "heights.tif")
-    with pytest.raises(ParameterError, match=r"heights.tif holds values .* no shades of grey"):
-        read("heights.tif")
 
 
 @pytest.mark.filterwarnings("error")
@@ -107,24 +89,15 @@ def test_relative_paths_start_here_or_at_the_project(picture, tmp_path, monkeypa
     picture(Image.new("RGB", (40, 40), RED), "red.png")
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert tuple(read("red.png")[1][0, 0]) == RED
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("red.png", "~/red.png"):
+        assert tuple(read(path)[1][0, 0]) == RED
     picture(Image.new("RGB", (40, 40), BLUE), "notebooks/red.png")
     assert tuple(read("red.png")[1][0, 0]) == BLUE
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert tuple(read("~/red.png")[1][0, 0]) == RED
-
-
-def test_missing_pictures_are_one_sentence_with_the_places(tmp_path, monkeypatch):
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / "notebooks")
-    for path in ("cat.png", "."):
-        with pytest.raises(ParameterError, match="no picture") as raised:
-            read(path)
-        assert str(tmp_path / path) in str(raised.value)
-    assert str(tmp_path / "notebooks") in str(raised.value)
-    with pytest.raises(ParameterError, match="home of nobody_here"):
-        read("~nobody_here/cat.png")
+    with pytest.raises(ParameterError, match="no picture") as raised:
+        read("cat.png")
+    for folder in (tmp_path, tmp_path / "notebooks"):
+        assert str(folder / "cat.png") in str(raised.value)
 
 
 def test_files_that_are_no_picture_are_one_sentence(picture, tmp_path):
@@ -134,6 +107,9 @@ def test_files_that_are_no_picture_are_one_sentence(picture, tmp_path):
     for file in ("letter.png", "cut.jpg"):
         with pytest.raises(ParameterError, match=f"{file} is no picture"):
             read(file)
+    picture(Image.new("F", (40, 40), 0.5), "heights.tif")
+    with pytest.raises(ParameterError, match=r"heights.tif has 32 bits a pixel"):
+        read("heights.tif")
 
 
 def test_likeliest_classes_stand_below_each_picture():
@@ -145,10 +121,10 @@ def test_likeliest_classes_stand_below_each_picture():
     for column, pair in zip(axes[:2].T, pictures.values(), strict=True):
         for ax, image in zip(column, pair, strict=True):
             np.testing.assert_array_equal(ax.images[0].get_array(), image)
-    assert [bar.get_width() for bar in axes[2, 1].patches] == pytest.approx([50, 40, 10])
-    names = [FINE_NAMES[i].replace("_", " ") for i in (5, 6, 7)]
-    expected = [f"{name} {share} %" for name, share in zip(names, (50, 40, 10), strict=True)]
-    assert [text.get_text() for text in axes[2, 1].texts] == expected
+    said = [
+        f"{FINE_NAMES[i]} {share} %".replace("_", " ") for i, share in ((5, 50), (6, 40), (7, 10))
+    ]
+    assert [text.get_text() for text in axes[2, 1].texts] == said
 
 
 @pytest.mark.every_backend
@@ -187,11 +163,9 @@ def test_heat_maps_have_each_their_own_scale_in_points(synthetic):
     maps = np.zeros((3, 32, 32))
     maps[0, 4, 4], maps[1, 9, 9] = 0.2, -0.5
     axes = explain.plot_occlusion(synthetic.x_test[:3], maps, ["a", "b", "c"], "tiny")
-    titles = [ax.get_title().replace("\n", " ") for ax in axes]
-    scales = [f"red: falls by up to {points} points" for points in (20, 50, 0)]
-    assert titles == ["a", scales[0], "b", scales[1], "c", scales[2]]
-    assert "tiny" in axes[0].figure.get_suptitle()
-    for i, strongest in enumerate((1, -1, 0)):
-        np.testing.assert_array_equal(axes[2 * i].images[0].get_array(), synthetic.x_test[i])
-        heat = axes[2 * i + 1].images[-1].get_array()
-        assert heat.sum() == pytest.approx(strongest)
+    assert [ax.get_title() for ax in axes[::2]] == ["a", "b", "c"]
+    for i, (points, strongest) in enumerate(((20, 1), (50, -1), (0, 0))):
+        image, heat = axes[2 * i : 2 * i + 2]
+        np.testing.assert_array_equal(image.images[0].get_array(), synthetic.x_test[i])
+        assert heat.get_title() == f"red: falls by\nup to {points} points"
+        assert heat.images[-1].get_array().sum() == pytest.approx(strongest)

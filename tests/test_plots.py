@@ -19,11 +19,6 @@ def test_images_are_drawn_in_order_with_titles_and_unsmoothed():
         assert ax.get_title() == str(i) and ax.images[0].get_interpolation() == "nearest"
 
 
-def test_no_images_leave_an_empty_figure_with_its_heading():
-    axes = plots.plot_images(np.empty((0, 32, 32, 3), np.uint8), [], heading="nothing was wrong")
-    assert len(axes) == 0 and plt.gcf().get_suptitle() == "nothing was wrong"
-
-
 def test_mosaic_names_every_class_below_its_superclass(synthetic):
     pictures = np.zeros((100, 8, 8, 3), np.uint8)
     pictures[:, 0, 0, 0] = np.arange(100)
@@ -60,20 +55,10 @@ def test_duplicates_are_pairs_whose_differing_labels_are_orange(synthetic):
     expected[3] = synthetic.x_train[train[1]]
     np.testing.assert_array_equal(drawn, expected)
     same, other = (plots.readable(synthetic.fine_names[fine]) for fine in (3, 7))
-    assert texts(ax.texts) == [
-        f"test: {same}",
-        f"train: {same}",
-        f"test: {same}",
-        f"train: {other}",
-    ]
+    labels = [f"test: {same}", f"train: {same}", f"test: {same}", f"train: {other}"]
+    assert texts(ax.texts) == labels
     colors = [text.get_color() for text in ax.texts]
     assert colors == ["black", "black", plots.ORANGE, plots.ORANGE]
-
-
-def test_functions_draw_into_given_axes(synthetic):
-    _, ax = plt.subplots()
-    assert plots.plot_class_mosaic(synthetic.x_train[:100], synthetic, range(2), ax=ax) is ax
-    assert len(plt.get_fignums()) == 1
 
 
 def test_figures_of_synthetic_data_say_so():

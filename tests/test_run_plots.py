@@ -85,16 +85,10 @@ def test_ablation_sorts_what_is_lost_and_gained():
 
 
 def test_picture_of_the_resnet_has_every_block_and_the_numbers_of_each_stage():
-    model = build_resnet((1, 2), width=16)
-    ax = run_plots.plot_resnet(model)
+    ax = run_plots.plot_resnet(build_resnet((1, 2), width=16))
     # The image, the stem, two convolutions in each of three blocks, pool, probabilities.
     assert len(ax.patches) == 2 + 2 * 3 + 2
-    shortcuts = [line for line in ax.lines if len(line.get_xdata()) == 4]
-    assert len(shortcuts) == 3
-    shown = texts(ax.texts)
-    for cell in ("32 × 32", "16 × 16", "stage1", "stage2", "probabilities", "5,104"):
-        assert cell in shown
-    assert f"{model.count_params():,} parameters" in ax.get_title()
+    assert {"32 × 32", "16 × 16", "stage1", "stage2", "5,104"} <= set(texts(ax.texts))
 
 
 def test_training_curves_mark_the_phases_and_the_epochs_of_the_head_alone():
@@ -133,44 +127,34 @@ def test_confused_pairs_come_most_first_and_tell_siblings_from_others(prediction
     ax = run_plots.plot_confused_pairs(*predictions, FINE_NAMES, siblings, name="a_run")
     assert legend(ax) == ["of the same superclass: 1 of 2", "of different superclasses: 1 of 2"]
     assert dict(zip(bar_widths(ax), bar_colours(ax), strict=True)) == {5: ORANGE, 3: BLUE}
-
-
-def test_no_mistakes_are_no_pairs(synthetic):
-    perfect = np.eye(100)[synthetic.y_test]
-    ax = run_plots.plot_confused_pairs(
-        perfect, synthetic.y_test, FINE_NAMES, COARSE_OF_FINE, name="a_run"
-    )
+    correct = np.eye(100)[predictions[1]], predictions[1]
+    ax = run_plots.plot_confused_pairs(*correct, FINE_NAMES, COARSE_OF_FINE, name="a_run")
     assert bar_widths(ax) == []
 
 
 def test_superclass_confusion_is_in_percent_of_the_true_superclass(predictions):
-    probabilities, labels = predictions
     ax = run_plots.plot_superclass_confusion(
-        probabilities, labels, COARSE_OF_FINE, COARSE_NAMES, name="a_run"
+        *predictions, COARSE_OF_FINE, COARSE_NAMES, name="a_run"
     )
     shown = np.asarray(ax.images[0].get_array())
-    expected = np.zeros((20, 20))
-    for true, predicted in COARSE_OF_FINE[np.column_stack([labels, probabilities.argmax(axis=1)])]:
-        expected[true, predicted] += 100 / np.sum(COARSE_OF_FINE[labels] == true)
-    np.testing.assert_allclose(shown, expected)
-    assert expected[COARSE_OF_FINE[3], COARSE_OF_FINE[7]] == pytest.approx(20)  # not 7 for 3
+    bear, beetle = COARSE_OF_FINE[[3, 7]]
+    assert shown[bear, beetle] == pytest.approx(20) and shown[bear, bear] == pytest.approx(80)
+    np.testing.assert_allclose(shown.sum(axis=1), 100)
     numbers = {text.get_text() for text in ax.texts if text.get_visible()}
-    assert numbers == {f"{percent:.0f}" for percent in expected.flat if percent}
+    assert numbers == {f"{percent:.0f}" for percent in shown.flat if percent}
     assert texts(ax.get_xticklabels()) == texts(ax.get_yticklabels()) == SUPERCLASSES
-    assert "a_run" in ax.get_title()
 
 
 def test_confident_mistakes_show_what_was_predicted_and_what_it_is(synthetic, predictions):
     probabilities, labels = predictions
     mistake = np.flatnonzero(labels == 3)[2]
     probabilities[mistake, 7] = 0.99
-    axes = run_plots.plot_confident_mistakes(
+    ax, *others = run_plots.plot_confident_mistakes(
         synthetic.x_test, probabilities, labels, FINE_NAMES, count=4, name="a_run"
     )
-    np.testing.assert_array_equal(axes[0].images[0].get_array(), synthetic.x_test[mistake])
+    np.testing.assert_array_equal(ax.images[0].get_array(), synthetic.x_test[mistake])
     predicted, label = words(7, 3)
-    assert axes[0].get_title() == f"“{predicted}” 99 %\nis {label}" and len(axes) == 4
-    assert "a_run" in axes[0].figure.get_suptitle()
+    assert ax.get_title() == f"“{predicted}” 99 %\nis {label}" and len(others) == 3
 
 
 def test_neighbours_of_the_same_class_have_a_mark_and_a_frame(synthetic):
@@ -184,21 +168,18 @@ def test_neighbours_of_the_same_class_have_a_mark_and_a_frame(synthetic):
         np.testing.assert_array_equal(ax.images[0].get_array(), images[index])
 
 
-def test_embedding_gives_each_superclass_one_colour_in_every_panel():
+def test_embedding_draws_each_superclass_in_every_panel():
     labels = np.arange(40) % 20
     before, after = np.random.default_rng(0).normal(size=(2, 40, 2))
-    panels = run_plots.plot_embedding({"before": before, "after": after}, labels, COARSE_NAMES)
-    assert [ax.get_title() for ax in panels] == ["before", "after"]
-    for ax, points in zip(panels, (before, after), strict=True):
-        assert len({to_hex(group.get_facecolor()[0]) for group in ax.collections}) == 20
+    placed = {"before": before, "after": after}
+    panels = run_plots.plot_embedding(placed, labels, COARSE_NAMES)
+    for ax, (title, points) in zip(panels, placed.items(), strict=True):
+        assert ax.get_title() == title
         np.testing.assert_array_equal(ax.collections[3].get_offsets(), points[labels == 3])
     assert texts(panels[0].figure.legends[0].get_texts()) == SUPERCLASSES
 
 
-def test_functions_draw_into_given_axes(predictions):
+def test_functions_draw_into_given_axes():
     _, ax = plt.subplots()
     assert run_plots.plot_training_curves(HISTORY, "loss", ax=ax) is ax
-    pairs = run_plots.plot_confused_pairs(
-        *predictions, FINE_NAMES, COARSE_OF_FINE, name="a_run", ax=ax
-    )
-    assert pairs is ax and len(plt.get_fignums()) == 1
+    assert len(plt.get_fignums()) == 1
