@@ -2,11 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar100_helpers.resnet import (
-    BatchNormalization,
-    Downscale,
-    build_resnet,
-)
+from cifar100_helpers.resnet import BatchNormalization, Downscale, build_resnet
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -34,17 +30,14 @@ def forward_by_hand(model, image, num_blocks_list):
         gamma, beta, mean, variance = model.get_layer(name).get_weights()
         return gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
 
-    def relu(x):
-        return np.maximum(x, 0)
-
-    x = relu(bn(conv(image / 255, "stem_conv"), "stem_bn"))
+    x = np.maximum(bn(conv(image / 255, "stem_conv"), "stem_bn"), 0)
     for stage, num_blocks in enumerate(num_blocks_list, start=1):
         for block in range(1, num_blocks + 1):
             name = f"stage{stage}_block{block}"
             stride = 2 if stage > 1 and block == 1 else 1
             shortcut = bn(conv(x, f"{name}_shortcut_conv", stride), f"{name}_shortcut_bn")
-            x = relu(bn(conv(x, f"{name}_conv1", stride), f"{name}_bn1"))
-            x = relu(shortcut + bn(conv(x, f"{name}_conv2"), f"{name}_bn2"))
+            x = np.maximum(bn(conv(x, f"{name}_conv1", stride), f"{name}_bn1"), 0)
+            x = np.maximum(shortcut + bn(conv(x, f"{name}_conv2"), f"{name}_bn2"), 0)
     kernel, bias = model.get_layer("probabilities").get_weights()
     logits = x.mean(axis=(0, 1)) @ kernel + bias
     return np.exp(logits) / np.exp(logits).sum()
@@ -100,7 +93,6 @@ def test_images_downscale_in_training_alone():
     downscale = Downscale()
     downscale.side = 16
     small = keras.ops.convert_to_numpy(downscale(images, training=True))
-    np.testing.assert_allclose(
-        small, images.reshape(2, 16, 2, 16, 2, 3).mean(axis=(2, 4)), rtol=1e-5
-    )
+    expected = images.reshape(2, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(small, expected, rtol=1e-5)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(downscale(images)), images)
