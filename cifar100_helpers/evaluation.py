@@ -65,12 +65,6 @@ def class_accuracy(probabilities, labels):
     return recall_score(labels, probabilities.argmax(axis=1), labels=classes, **options)
 
 
-def superclass_confusion(probabilities, labels, coarse_of_fine):
-    """Count images by true (row) and likeliest class's (column) superclass: int (20, 20)."""
-    true, predicted = coarse_of_fine[labels], coarse_of_fine[probabilities.argmax(axis=1)]
-    return confusion_matrix(true, predicted, labels=np.unique(coarse_of_fine))
-
-
 def most_confused_pairs(probabilities, labels, count=10):
     """List the `count` pairs of classes most often taken for each other, the worst first.
 

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
-from sklearn.metrics import ConfusionMatrixDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from . import evaluation
 from .plots import BLUE, ORANGE, new_axes, plot_images, readable
@@ -105,13 +105,13 @@ def plot_resnet(model, ax=None):
     side, _, channels = model.input_shape[1:]
     stages, widest = {}, max(layer.output.shape[-1] for layer in model.layers)
     for layer in model.layers:
-        stages.setdefault(layer.name.split("_")[0], []).append(layer)
+        stage = layer.name.split("_")[0]
+        if stage.startswith(("stem", "stage", "pool", "probabilities")):  # no random transforms
+            stages.setdefault(stage, []).append(layer)
     right = _draw_bar(ax, 0, 1, "#F8DFCC")
     _write_column(ax, -0.4, ("", "height × width", "filters", "parameters"), ha="right")
     _write_column(ax, right / 2, ("image", f"{side} × {side}", channels, ""))
     for stage, layers in stages.items():
-        if not stage.startswith(("stem", "stage", "pool", "probabilities")):
-            continue  # the input, and random transforms
         *maps, filters = layers[-1].output.shape[1:]
         height = (maps[0] / side) ** 0.5 if maps else 0.12
         shade = plt.cm.Blues(0.2 + 0.7 * (filters / widest) ** 0.5)
@@ -238,8 +238,10 @@ def plot_superclass_confusion(
     probabilities, labels, coarse_of_fine, coarse_names, *, name, ax=None
 ):
     """Draw what images of each superclass (row) are taken for (column), in percent of the row."""
-    counts = evaluation.superclass_confusion(probabilities, labels, coarse_of_fine)
-    percent = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    true, predicted = coarse_of_fine[labels], coarse_of_fine[probabilities.argmax(axis=1)]
+    percent = 100 * confusion_matrix(
+        true, predicted, labels=range(len(coarse_names)), normalize="true"
+    )
     ax = ax or new_axes(9, 7.4)
     display = ConfusionMatrixDisplay(percent, display_labels=list(map(readable, coarse_names)))
     # On an even scale, all mistakes would look white beside the diagonal.

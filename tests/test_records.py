@@ -35,6 +35,7 @@ def test_trained_model_knows_a_motorcycle(file):
 @pytest.mark.parametrize("file", MODELS, ids=lambda file: file.parent.name)
 def test_trained_model_predicts_what_its_record_holds(file, real_data):
     run = load_run(file.parent)
+    np.testing.assert_array_equal(run.labels, real_data.y_test)
     probabilities = keras.saving.load_model(file).predict(real_data.x_test, verbose=0)
     # As stored, in float16; processors differ in the last digits.
     np.testing.assert_allclose(probabilities, run.probabilities, atol=2e-3)
@@ -46,17 +47,13 @@ def test_trained_model_predicts_what_its_record_holds(file, real_data):
 def test_record_is_of_real_data_and_its_metrics_follow_from_its_predictions(folder):
     run = load_run(folder)
     assert run.record["dataset"] == "cifar100"
+    assert len(run.validation_labels) == run.record["parameters"]["validation_size"]
+    assert not re.search(r'"/\w+/', (folder / "run.json").read_text())  # no machine path
     np.testing.assert_array_equal(np.bincount(run.labels), np.full(100, 100))
     metrics = evaluate(run.probabilities, run.labels, COARSE_OF_FINE, run.near_duplicate)
     assert metrics.keys() == run.record["metrics"].keys()
     for name, value in metrics.items():  # machines differ in the last digit of a sum
         assert run.record["metrics"][name] == pytest.approx(value, rel=1e-9), name
-
-
-@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
-def test_validation_images_are_as_many_as_the_record_says(folder):
-    run = load_run(folder)
-    assert len(run.validation_labels) == run.record["parameters"]["validation_size"]
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
@@ -85,11 +82,6 @@ def test_records_agree_on_the_test_images():
         np.testing.assert_array_equal(other.near_duplicate, first.near_duplicate)
 
 
-def test_record_holds_no_machine_path():
-    for folder in RECORDS:
-        assert not re.search(r'"/\w+/', (folder / "run.json").read_text())
-
-
 def shown_by(name):
     notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
@@ -111,12 +103,8 @@ def test_comparison_shows_what_all_records_say():
     shown = shown_by("05_compare.ipynb").replace(NO_BREAK, " ")
     for folder in RECORDS:
         said = describe_run(load_run(folder).record)
-        columns = ("top-1", "without near-duplicates", "top-5", "superclass", "loss")
-        assert f"| {folder.name} | {' | '.join(said[name] for name in columns)} |" in shown
-        columns = ("epochs", "parameters", "PFLOPs", "minutes")
-        assert f"| {folder.name} | {' | '.join(said[name] for name in columns)} |" in shown
-
-
-def test_labels_are_the_test_sets(real_data):
-    for folder in RECORDS:
-        np.testing.assert_array_equal(load_run(folder).labels, real_data.y_test)
+        for columns in (
+            ("top-1", "without near-duplicates", "top-5", "superclass", "loss"),
+            ("epochs", "parameters", "PFLOPs", "minutes"),
+        ):
+            assert f"| {folder.name} | {' | '.join(said[name] for name in columns)} |" in shown
