@@ -7,9 +7,14 @@ images are the same; PyTorch runs channels-last, its faster layout, with and wit
 and the faster counts. The contestants take turns, each in a process of its own, as the threads of
 one library slow the other; a speed is the median of the rounds. On a GPU, both use it. Writes
 results/pytorch.md; about a quarter of an hour on two cores.
+
+The last columns: floating-point operations of our convolutions and dense layers per second, and
+their share of what PyTorch reaches here in the product of two large matrices.
 """
 
+import contextlib
 import multiprocessing
+import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -18,28 +23,32 @@ from pathlib import Path
 
 import numpy as np
 
-# The process of each contestant imports this file, and then only its own library.
+# Neither the package nor PyTorch is imported here: the process of each contestant imports its own.
 
 RECORD = Path(__file__).resolve().parent.parent / "results" / "pytorch.md"
 BATCH_SIZE, ROUNDS = 128, 3
 WAYS = ("channels last", "channels last, compiled")
-HEAD = "| width | precision | | ours | PyTorch, at its best | ratio |\n" + 6 * "| --- " + "|\n"
+HEAD = """| width | precision | | ours | PyTorch, at its best | ratio | GFLOP/s | of a matmul's |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
 class Ours:
     def __init__(self, width, precision):
-        from cifar100_helpers import recipes, resnet, runtime
+        from cifar100_helpers import inference, recipes, resnet, runtime
 
-        runtime.configure(precision=precision)
+        precision = precision.replace("bfloat16", "mixed_bfloat16")
+        self.precision = runtime.configure(precision=precision).removeprefix("mixed_")
         self.model = resnet.build_resnet(width=width, dropout_rate=0.0)
         optimizer = recipes.make_optimizer(recipes.Phase(1, 0.05, optimizer="sgd"), 1)
         self.model.compile(optimizer, loss="sparse_categorical_crossentropy")
+        self.machine = runtime.describe()
+        self.forward_flops = inference.forward_flops(self.model)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
 
-    def training(self, x, y):
+    def train(self, x, y):
         self.model.train_on_batch(x, y)
 
-    def inference(self, x, y):
+    def infer(self, x, y):
         self.model.predict_on_batch(x)
 
 
@@ -47,33 +56,49 @@ class PyTorch:
     def __init__(self, width, precision, way):
         import torch
 
-        self.torch, self.mixed = torch, precision == "mixed_bfloat16"
+        self.torch, self.layout = torch, torch.channels_last
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = torch_resnet(width).to(self.device, memory_format=torch.channels_last)
+        self.dtype = getattr(torch, precision)
+        self.model = torch_resnet(width).to(self.device, memory_format=self.layout)
         self.forward = torch.compile(self.model) if "compiled" in way else self.model
         parameters = list(self.model.parameters())
         self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True)
         self.parameters = sum(parameter.numel() for parameter in parameters)
 
-    def training(self, x, y):
+    def train(self, x, y):
         self.model.train()
         labels = self.torch.from_numpy(y).to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.torch.nn.functional.cross_entropy(self.logits(x).float(), labels)
-        loss.backward()
+        self.torch.nn.functional.cross_entropy(self.logits(x).float(), labels).backward()
         self.optimizer.step()
-        loss.item()  # waits for the GPU
+        self.wait()
 
-    def inference(self, x, y):
+    def infer(self, x, y):
         self.model.eval()
         with self.torch.inference_mode():
-            self.logits(x).cpu()
+            self.logits(x)
+        self.wait()
 
     def logits(self, images):
         scaled = self.torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
-        scaled = scaled.contiguous(memory_format=self.torch.channels_last)
-        with self.torch.autocast(self.device, self.torch.bfloat16, enabled=self.mixed):
-            return self.forward(scaled)
+        mixed = self.dtype == self.torch.bfloat16
+        with self.torch.autocast(self.device, self.torch.bfloat16, enabled=mixed):
+            return self.forward(scaled.contiguous(memory_format=self.layout))
+
+    def matmul_flops(self):
+        """Return the operations per second in the product of two square matrices."""
+        side = 8192 if self.device == "cuda" else 2048
+        matrix, times = self.torch.rand(side, side, device=self.device).to(self.dtype), []
+        for _ in range(11):
+            start = time.perf_counter()
+            matrix @ matrix
+            self.wait()
+            times.append(time.perf_counter() - start)
+        return 2 * side**3 / statistics.median(times)
+
+    def wait(self):
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
 
 
 def torch_resnet(width):
@@ -101,17 +126,21 @@ def torch_resnet(width):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 100))
 
 
+contestant = None  # the one of this process
+
+
 def begin(kind, *options):
-    global contestant  # the one of this process
+    global contestant
     contestant = kind(*options)
 
 
-def count_parameters():
-    return contestant.parameters
+def answer(name):
+    attribute = getattr(contestant, name)
+    return attribute() if callable(attribute) else attribute
 
 
 def images_per_second(work, batches):
-    """Return the contestant's speed in "training" or "inference", after a batch that wakes it."""
+    """Return the contestant's speed in "train" or "infer", after a batch that wakes it."""
     rng, act = np.random.default_rng(0), getattr(contestant, work)
     x = rng.integers(0, 256, (batches, BATCH_SIZE, 32, 32, 3), dtype=np.uint8)
     y = rng.integers(0, 100, (batches, BATCH_SIZE))
@@ -122,42 +151,48 @@ def images_per_second(work, batches):
     return batches * BATCH_SIZE / (time.perf_counter() - start)
 
 
+@contextlib.contextmanager
+def in_own_process(kind, *options):
+    """Give a function that runs another one in the process of a new contestant."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, begin, (kind, *options)) as process:
+        yield lambda *call: process.submit(*call).result()
+
+
 def compare(width, precision):
     """Yield two rows of the table: training and inference of the model of `width`."""
-    kinds, spawn = (
-        [(Ours,), *((PyTorch, way) for way in WAYS)],
-        multiprocessing.get_context("spawn"),
-    )
-    everyone = [
-        ProcessPoolExecutor(1, spawn, begin, (kind, width, precision, *way)) for kind, *way in kinds
-    ]
-
-    def take_turns(*task):
-        return [one.submit(*task).result() for one in everyone]
-
-    assert len(set(take_turns(count_parameters))) == 1
-    batches = max(1, 8192 // width**2)  # about as much work at every width
-    for work in ("training", "inference"):
-        speeds = [take_turns(images_per_second, work, batches) for _ in range(1 + ROUNDS)]
-        ours, *theirs = np.median(speeds[1:], axis=0)  # the first round compiles
-        best, way = max(zip(theirs, WAYS, strict=True))
-        cells = (width, precision.removeprefix("mixed_"), work, f"{ours:,.0f}")
-        yield f"| {' | '.join(map(str, cells))} | {best:,.0f}, {way} | {ours / best:.2f} |"
-    for one in everyone:
-        one.shutdown()
+    kinds = [(Ours,), *((PyTorch, way) for way in WAYS)]
+    with contextlib.ExitStack() as stack:
+        ours, *theirs = everyone = [
+            stack.enter_context(in_own_process(kind, width, precision, *way))
+            for kind, *way in kinds
+        ]
+        assert len({run(answer, "parameters") for run in everyone}) == 1
+        reachable = theirs[0](answer, "matmul_flops")
+        batches = max(1, 8192 // width**2)  # about as much work at every width
+        # The gradients of an output and of a kernel cost as much as a forward pass each.
+        for kind, work, passes in (("training", "train", 3), ("inference", "infer", 1)):
+            task = (images_per_second, work, batches)
+            speeds = [[run(*task) for run in everyone] for _ in range(1 + ROUNDS)]
+            speed, *peers = np.median(speeds[1:], axis=0)  # the first round compiles
+            achieved = speed * passes * ours(answer, "forward_flops")
+            yield (
+                f"| {width} | {precision} | {kind} | {speed:,.0f} | {max(peers):,.0f}, "
+                f"{WAYS[np.argmax(peers)]} | {speed / max(peers):.2f} | "
+                f"{achieved / 1e9:,.0f} | {achieved / reachable:.0%} |"
+            )
 
 
 def main():
-    from cifar100_helpers import runtime
-
-    auto, machine = runtime.configure(precision="auto"), runtime.describe()
+    with in_own_process(Ours, 16, "auto") as run:
+        machine, best = run(answer, "machine"), run(answer, "precision")
     backend = machine["backend"]
     text = (
         f"Images per second in batches of {BATCH_SIZE}; {machine['device']}, {machine['cores']} "
-        f"cores, {backend} {machine['versions'][backend]}, PyTorch {version('torch')}:\n\n{HEAD}"
+        f"cores, {backend} {machine['versions'][backend]}, PyTorch {version('torch')}:\n\n{HEAD}\n"
     )
     for width in map(int, sys.argv[1:] or (16, 128)):
-        for precision in dict.fromkeys(("float32", auto)):  # bfloat16 if the hardware has it
+        for precision in dict.fromkeys(("float32", best)):  # bfloat16 if the hardware has it
             for row in compare(width, precision):
                 print(row, flush=True)
                 text += f"{row}\n"

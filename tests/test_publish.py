@@ -16,7 +16,7 @@ from cifar100_helpers.results import load_run
 
 ROOT = Path(__file__).parent.parent
 PUBLISH = runpy.run_path(str(ROOT / "scripts" / "publish.py"))
-TINY = {"train_limit": 200, "batch_size": 40, "epochs": 3, "width": 2, "seed": 1}
+TINY = {"train_limit": 200, "batch_size": 40, "epochs": 10, "width": 2, "seed": 1}
 
 
 @pytest.fixture
@@ -29,13 +29,6 @@ def project(tmp_path):
     return tmp_path
 
 
-def leave_out_what_follows_the_record(file):
-    notebook = nbformat.read(file, as_version=4)
-    last = next(n for n, cell in enumerate(notebook.cells) if "finish_run(" in cell.source)
-    del notebook.cells[last + 1 :]
-    nbformat.write(notebook, file)
-
-
 def contents(folder):
     return {file: file.read_bytes() for file in folder.rglob("*.*") if file.suffix != ".png"}
 
@@ -43,7 +36,6 @@ def contents(folder):
 def test_killed_run_goes_on_when_called_again_and_leaves_record_and_notebook(project):
     changes = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
     command = [sys.executable, "scripts/publish.py", "03_resnet", "quick", *changes]
-    leave_out_what_follows_the_record(project / "notebooks/03_resnet.ipynb")
     stored = contents(project / "notebooks") | contents(project / "results")
     piece = subprocess.Popen(
         command, cwd=project, start_new_session=True, stdout=subprocess.PIPE, text=True
@@ -57,7 +49,7 @@ def test_killed_run_goes_on_when_called_again_and_leaves_record_and_notebook(pro
     again = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True)
     assert int(re.search(r"trained before; (\d+) epochs to go", again.stdout)[1]) > 0
     record = load_run(project / "build/published/resnet_quick").record
-    assert len(record["history"]["epoch"]) == 3 and record["dataset"] == "synthetic"
+    assert len(record["history"]["epoch"]) == 10 and record["dataset"] == "synthetic"
     assert TINY.items() <= record["parameters"].items()
     executed = (project / "build/published/resnet_quick.ipynb").read_text()
     assert "trained before; " in executed and str(project) not in executed
@@ -76,12 +68,13 @@ def test_stored_notebook_has_outputs_but_no_traces_of_the_run(tmp_path):
             new_code_cell("width = 8", metadata=injected),
             new_code_cell("width - 1", execution_count=3, outputs=[value], metadata=noisy),
         ],
-        metadata={"papermill": {"input_path": "/somewhere"}},
+        metadata={
+            "papermill": {"input_path": "/somewhere"},
+            "kernelspec": {"name": "mine", "display_name": "Mine"},
+        },
     )
-    ids = [cell.id for cell in executed.cells]
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}}
     target = tmp_path / "stored.ipynb"
-    PUBLISH["store"](executed, target, metadata)
+    PUBLISH["store"](executed, target)
 
     stored = nbformat.read(target, as_version=4)
     nbformat.validate(stored)
@@ -89,8 +82,7 @@ def test_stored_notebook_has_outputs_but_no_traces_of_the_run(tmp_path):
     assert [cell.get("execution_count") for cell in stored.cells] == [None, 1, 2]
     assert stored.cells[2].outputs[0].execution_count == 2
     assert stored.cells[2].metadata == {"tags": ["nbval-ignore-output"]}
-    assert [cell.id for cell in stored.cells] == [ids[0], ids[1], ids[3]]
-    assert stored.metadata == metadata
+    assert stored.metadata == PUBLISH["JUPYTERLAB_METADATA"]
     assert "papermill" not in target.read_text() and "somewhere" not in target.read_text()
     assert list(tmp_path.iterdir()) == [target]
 
@@ -108,6 +100,14 @@ def test_published_record_is_whole_and_has_its_model_if_asked(tmp_path, with_mod
     assert load_run(published).record == load_run(run_dir).record
     copies = [file.read_bytes() for file in published.glob("*.keras")]
     assert copies == [b"of this run"] * with_model
+
+
+def test_each_notebook_has_the_profile_that_follows_it():
+    names = ["03_resnet", "half_hour", "03_resnet", "laptop", "05_compare"]
+    pairs = [("03_resnet", "half_hour"), ("03_resnet", "laptop"), ("05_compare", None)]
+    assert PUBLISH["pairs"](names) == pairs
+    with pytest.raises(ValueError, match="3_resnet is no notebook"):
+        PUBLISH["pairs"](["01_data", "quick", "3_resnet"])
 
 
 def test_readme_shows_the_table_of_the_committed_records():
