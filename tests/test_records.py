@@ -36,11 +36,9 @@ def test_trained_model_knows_a_motorcycle(file):
 def test_trained_model_predicts_what_its_record_holds(file, real_data):
     run = load_run(file.parent)
     np.testing.assert_array_equal(run.labels, real_data.y_test)
-    probabilities = keras.saving.load_model(file).predict(real_data.x_test, verbose=0)
-    # As stored, in float16; processors differ in the last digits.
-    np.testing.assert_allclose(probabilities, run.probabilities, atol=2e-3)
-    accuracy = (probabilities.argmax(axis=1) == real_data.y_test).mean()
-    assert accuracy == pytest.approx(run.record["metrics"]["top1"], abs=5e-4)
+    # Every fifth image; as stored, in float16. Processors differ in the last digits.
+    probabilities = keras.saving.load_model(file).predict(real_data.x_test[::5], verbose=0)
+    np.testing.assert_allclose(probabilities, run.probabilities[::5], atol=2e-3)
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
