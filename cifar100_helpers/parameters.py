@@ -26,6 +26,11 @@ def _whole(minimum, maximum=math.inf):
     return lambda value: type(value) is int and minimum <= value <= maximum, expected
 
 
+def _is_stages(value):
+    whole = type(value) is list and all(type(blocks) is int and blocks > 0 for blocks in value)
+    return whole and 1 <= len(value) <= 5  # the fifth stage of a 32-pixel image has 2 × 2 cells
+
+
 def _of(kind, expected):
     return lambda value: isinstance(value, kind), expected
 
@@ -59,6 +64,7 @@ RULES = {  # a parameter's name: (whether a value fits, what the value must be)
     ),
     "dataset": _one_of("cifar100", "synthetic"),
     "interpolation": _one_of("bilinear", "bicubic"),
+    "num_blocks": (_is_stages, "a list of one to five whole numbers, such as [2, 2, 2, 2]"),
     "precision": _one_of(*PRECISIONS),
     "recipe": _of(str, "the name of a recipe in quotes"),
     "recipe_changes": _of(dict, "a dict such as {'label_smoothing': 0.0}"),
@@ -70,6 +76,8 @@ RULES = {  # a parameter's name: (whether a value fits, what the value must be)
     "first_run": _of(str, "the name of a run in quotes, or '' for a ResNet"),
     "second_run": _of(str, "the name of a run in quotes, or '' for an Xception"),
 }
+
+AS_YAML = {"num_blocks": "[1, 1, 1, 1]", "recipe_changes": "{label_smoothing: 0.0}"}
 
 
 class Settings(SimpleNamespace):
@@ -143,9 +151,9 @@ def _hint(name, known):
 
 
 def _way_out(name, value):
-    """What papermill's user may have meant: its -p guesses types, and knows no dicts."""
-    if isinstance(value, str) and name == "recipe_changes":
-        return " (papermill: -y 'recipe_changes: {label_smoothing: 0.0}')"
+    """What papermill's user may have meant: its -p guesses types, and knows no lists or dicts."""
+    if isinstance(value, str) and name in AS_YAML:
+        return f" (papermill: -y '{name}: {AS_YAML[name]}')"
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return f" (papermill: -p {name} {value.capitalize()})"
     if _is_number(value) and not any(RULES[name][0](text) for text in (0, 1, 0.5)):

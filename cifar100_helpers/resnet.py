@@ -92,7 +92,7 @@ def residual_block(x, filters, *, stride=1, name="block"):
 
 
 def build_resnet(
-    num_blocks_list=(2, 2, 2, 2),
+    num_blocks=(2, 2, 2, 2),
     width=128,
     dropout_rate=0.5,
     num_classes=100,
@@ -101,7 +101,7 @@ def build_resnet(
 ):
     """Build the published ResNet: a stem, stages of residual blocks, pooling and a softmax.
 
-    Stage k (from 1) has `num_blocks_list[k - 1]` blocks of `width` · 2^(k - 1) filters; from
+    Stage k (from 1) has `num_blocks[k - 1]` blocks of `width` · 2^(k - 1) filters; from
     stage 2 on, its first block halves height and width. Takes uint8 images (batch,
     *`input_shape`), which go through the layer `augmentation`, if any, and are scaled to [0, 1];
     returns float32 class probabilities (batch, `num_classes`).
@@ -118,8 +118,8 @@ def build_resnet(
     # With a seed: without one, PyTorch draws from a generator that a resumed run cannot restore.
     x = layers.Dropout(dropout_rate, seed=0, name="stem_dropout")(x)
 
-    for stage, num_blocks in enumerate(num_blocks_list, start=1):
-        for block in range(1, num_blocks + 1):
+    for stage, blocks in enumerate(num_blocks, start=1):
+        for block in range(1, blocks + 1):
             x = residual_block(
                 x,
                 width * 2 ** (stage - 1),

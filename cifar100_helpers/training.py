@@ -48,8 +48,9 @@ class Run:
         The cache is the folder "features" beside the run's. The seconds count for the first phase.
         """
         pace = Pace(self, sum(self.petaflops) / (len(images) * forward_flops(frozen) / 1e15))
+        after_batch = None if self.recorded else pace.step  # nothing is left to do then
         features, seconds = cached_features(
-            frozen, images, self.run_dir.parent / "features", after_batch=pace.step
+            frozen, images, self.run_dir.parent / "features", after_batch=after_batch
         )
         self.feature_seconds += seconds
         return features

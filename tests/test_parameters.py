@@ -26,6 +26,7 @@ BAD = {
     "hours": [0, "24", True],
     "image_size": [70, 300],
     "interpolation": ["nearest"],
+    "num_blocks": [[], [2, 0], [1] * 6, "[1, 1]"],
     "picture": [3],
     "precision": ["float8"],
     "random_transforms": ["true", 1],
@@ -106,6 +107,7 @@ def test_bad_value_is_one_sentence_that_names_it(name, value):
     ("name", "value", "way_out"),
     [
         ("recipe_changes", "{label_smoothing: 0.0}", "papermill: -y 'recipe_changes: {"),
+        ("num_blocks", "[1, 1]", "papermill: -y 'num_blocks: ["),
         ("run_name", 2024, "papermill: -r run_name 2024 passes it as text"),
         ("random_transforms", "true", "papermill: -p random_transforms True"),
     ],

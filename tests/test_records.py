@@ -13,6 +13,7 @@ from cifar100_helpers.evaluation import evaluate
 from cifar100_helpers.explain import load_pictures
 from cifar100_helpers.parameters import load_profile
 from cifar100_helpers.recipes import Phase, resnet_phases, xception_phases
+from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.results import NO_BREAK, describe_run, load_run
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +71,9 @@ def test_record_is_of_todays_profile_and_recipe(folder):
     settings = load_profile(profile, notebook)
     for name in parameters.keys() - {"precision", "seed"}:  # the machine decides what is "auto"
         assert parameters[name] == settings[name], name
+    if record["model"] == "resnet":
+        model = build_resnet(parameters["num_blocks"], parameters["width"])
+        assert model.count_params() == record["parameter_count"]
 
 
 def test_records_agree_on_the_test_images():

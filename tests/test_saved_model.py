@@ -1,5 +1,6 @@
 """What a run leaves to take home: model.keras, which plain Keras opens."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -8,9 +9,9 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from test_training import PHASES, compile_for, tiny_run
+from test_training import PARAMETERS, PHASES, compile_for, tiny_run
 
-from cifar100_helpers import results
+from cifar100_helpers import results, training
 from cifar100_helpers.augment import RandomTransforms
 from cifar100_helpers.inference import predict
 from cifar100_helpers.resnet import build_resnet
@@ -57,12 +58,9 @@ def test_plain_keras_opens_what_was_trained_and_predicts_what_was_recorded(synth
 
 
 def test_finished_run_is_read_and_never_tested_again(synthetic, tmp_path, monkeypatch):
-    """Nor trained again where its record is without its weights."""
+    """Nor trained again, nor stopped as too long, where only its record is left."""
     model, _ = tiny_run(synthetic, tmp_path / "run")
-    parameters = json.loads(str(np.load(tmp_path / "run" / "checkpoint.npz")["state"]))[
-        "parameters"
-    ]
-    run = Run(tmp_path / "run", parameters, PHASES, petaflops=[0.1, 0.2])
+    run = Run(tmp_path / "run", PARAMETERS, PHASES, petaflops=[0.1, 0.2])
     first = results.finish_run(run, model, synthetic)
     monkeypatch.setattr(results, "predict", None)
     (tmp_path / "run" / "checkpoint.npz").unlink()
@@ -70,6 +68,10 @@ def test_finished_run_is_read_and_never_tested_again(synthetic, tmp_path, monkey
     again = results.finish_run(run, model, synthetic)
     np.testing.assert_array_equal(again.probabilities, first.probabilities)
     assert state["history"] == first.record["history"] and len(state["history"]["loss"]) == 4
+    clock = itertools.count(step=3600.0)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    finished = Run(tmp_path / "run", PARAMETERS, PHASES, petaflops=[0.1, 0.2], hours=0.5)
+    assert len(finished.features(model, synthetic.x_train[:400])) == 400
 
 
 def test_model_of_mixed_precision_is_saved_in_float32(tmp_path):
@@ -82,51 +84,13 @@ def test_model_of_mixed_precision_is_saved_in_float32(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-KNOWN_TO_KERAS_3_12 = set(
-    [
-        "activation",
-        "antialias",
-        "axis",
-        "batch_shape",
-        "center",
-        "crop_to_aspect_ratio",
-        "data_format",
-        "depth_multiplier",
-        "dilation_rate",
-        "dtype",
-        "epsilon",
-        "fill_mode",
-        "fill_value",
-        "filters",
-        "groups",
-        "height",
-        "interpolation",
-        "keepdims",
-        "kernel_size",
-        "max_value",
-        "momentum",
-        "name",
-        "negative_slope",
-        "noise_shape",
-        "offset",
-        "optional",
-        "pad_to_aspect_ratio",
-        "padding",
-        "pool_size",
-        "ragged",
-        "rate",
-        "scale",
-        "seed",
-        "sparse",
-        "strides",
-        "synchronized",
-        "threshold",
-        "trainable",
-        "units",
-        "use_bias",
-        "width",
-    ]
-)
+KNOWN_TO_KERAS_3_12 = """
+activation antialias axis batch_shape center crop_to_aspect_ratio data_format depth_multiplier
+dilation_rate dtype epsilon fill_mode fill_value filters groups height interpolation keepdims
+kernel_size max_value momentum name negative_slope noise_shape offset optional
+pad_to_aspect_ratio padding pool_size ragged rate scale seed sparse strides synchronized
+threshold trainable units use_bias width
+"""
 
 
 def layer_settings(config):
@@ -140,4 +104,4 @@ def test_saved_model_has_only_settings_that_the_oldest_keras_knows(tmp_path, bui
     model = build(width=4) if build is build_resnet else build(weights="none")
     results.save_model(model, tmp_path)
     config = json.loads(zipfile.ZipFile(tmp_path / "model.keras").read("config.json"))
-    assert set(layer_settings(config["config"])) <= KNOWN_TO_KERAS_3_12
+    assert set(layer_settings(config["config"])) <= set(KNOWN_TO_KERAS_3_12.split())
