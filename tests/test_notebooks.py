@@ -164,9 +164,10 @@ def test_quick_copy_passes_nbval(path, tmp_path, environment):
         assert load_run(record.parent).record["dataset"] == "synthetic"
 
 
-@pytest.mark.parametrize("place", ["notebooks", "root", "outside"])
+@pytest.mark.parametrize("place", ["root", "outside"])
 def test_papermill_from_any_folder(place, tmp_path, environment):
-    cwd = {"notebooks": ROOT / "notebooks", "root": ROOT, "outside": tmp_path}[place]
+    """From notebooks/, other tests run it."""
+    cwd = {"root": ROOT, "outside": tmp_path}[place]
     notebook = os.path.relpath(ROOT / "notebooks" / "03_resnet.ipynb", cwd)
     output, record = tmp_path / "out.ipynb", ROOT / "build" / "runs" / f"from_{place}"
     tiny = "-p profile quick -p epochs 1 -p train_limit 200 -p width 2 -p results_dir build/runs"
