@@ -77,6 +77,7 @@ RULES = {  # a parameter's name: (whether a value fits, what the value must be)
     "second_run": _of(str, "the name of a run in quotes, or '' for an Xception"),
 }
 
+# Examples of what papermill takes by -y alone.
 AS_YAML = {"num_blocks": "[1, 1, 1, 1]", "recipe_changes": "{label_smoothing: 0.0}"}
 
 

@@ -146,14 +146,14 @@ def write_readme():
 def readme_table():
     """Return the README's table in Markdown: the published figures, then the records by time.
 
-    Runs that differ in their seed alone are one row: the mean accuracy, and the time of the first.
+    Runs that differ in their seed alone are one row, with their means.
     """
     rows = [
         (f"{MODELS[name]} as published", "", "", f"{100 * top1:.2f} %", describe_model(name, size))
         for name, top1, size in map(itemgetter("model", "top1", "parameters"), PUBLISHED)
     ]
     groups = seed_groups([run.record for run in load_runs(RESULTS)])
-    rows += [describe_group(group) for group in sorted(groups, key=minutes_of_first)]
+    rows += [describe_group(group) for group in sorted(groups, key=mean_minutes)]
     head = ("run", "what you need", "time", "accuracy", "model")
     lines = [f"| {' | '.join(row)} |" for row in [head, *rows]]
     return "\n".join([lines[0], "| --- | --- | ---: | ---: | --- |", *lines[1:]])
@@ -161,7 +161,7 @@ def readme_table():
 
 def describe_group(group):
     """Return the cells of a row for a `group` of records that differ in their seed alone."""
-    record = first_seed(group)
+    record = min(group, key=lambda record: record["parameters"]["seed"])
     machine, (low, high) = record["machine"], record["metrics"]["top1_interval"]
     device = machine["device"] if machine["gpus"] else f"{machine['cores']} cores"
     top1 = statistics.mean(member["metrics"]["top1"] for member in group)
@@ -169,7 +169,7 @@ def describe_group(group):
     return (
         record["name"],
         f"{machine['gpus']} × {device}" if machine["gpus"] > 1 else device,
-        f"{minutes_of_first(group):.0f} min",
+        f"{mean_minutes(group):.0f} min",
         f"{100 * top1:.2f} % ± {50 * (high - low):.1f}{seeds}",
         describe_model(record["model"], record["parameter_count"]),
     )
@@ -179,12 +179,8 @@ def describe_model(name, parameters):
     return f"{MODELS[name]}, {parameters / 1e6:.1f} M parameters"
 
 
-def first_seed(group):
-    return min(group, key=lambda record: record["parameters"]["seed"])
-
-
-def minutes_of_first(group):
-    return sum(first_seed(group)["phase_seconds"]) / 60
+def mean_minutes(group):
+    return statistics.mean(sum(record["phase_seconds"]) for record in group) / 60
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def convolve(x, kernel, bias, stride):
     return np.einsum("hwcij,ijco->hwo", windows[::stride, ::stride], kernel) + bias
 
 
-def forward_by_hand(model, image, num_blocks_list):
+def forward_by_hand(model, image, num_blocks):
     """The published network's inference on one image, from its weights alone, in NumPy."""
 
     def conv(x, name, stride=1):
@@ -31,8 +31,8 @@ def forward_by_hand(model, image, num_blocks_list):
         return gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
 
     x = np.maximum(bn(conv(image / 255, "stem_conv"), "stem_bn"), 0)
-    for stage, num_blocks in enumerate(num_blocks_list, start=1):
-        for block in range(1, num_blocks + 1):
+    for stage, blocks in enumerate(num_blocks, start=1):
+        for block in range(1, blocks + 1):
             name = f"stage{stage}_block{block}"
             stride = 2 if stage > 1 and block == 1 else 1
             shortcut = bn(conv(x, f"{name}_shortcut_conv", stride), f"{name}_shortcut_bn")

@@ -254,10 +254,10 @@ def test_one_line_per_epoch_without_timings(whole_run):
         assert line == expected
 
 
-def flops_by_hand(num_blocks_list, width, side):
+def flops_by_hand(num_blocks, width, side):
     """Operations of the convolutions for one image, and those of the dense layer."""
     convolutions, inputs = 2 * side**2 * 9 * 3 * width, width
-    for stage, blocks in enumerate(num_blocks_list):
+    for stage, blocks in enumerate(num_blocks):
         filters = width * 2**stage
         for _ in range(blocks):
             weights = 9 * inputs * filters + 9 * filters * filters + inputs * filters
