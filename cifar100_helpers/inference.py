@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from .errors import explain_interrupt
-from .runtime import device_count, progress_bar
+from .runtime import Batches, device_count, prefetch, progress_bar
 from .storage import atomic_path, exclusive_lock, load_arrays
 
 # Settings that change nothing in inference. Keras numbers layers: names differ between models.
@@ -35,8 +35,7 @@ def predict(model, images, *, batch_size=128, after_batch=None):
                 after_batch(-(-len(filled) // batch_size))
 
         predicted = model.predict(
-            filled,
-            batch_size=batch_size - batch_size % devices,
+            prefetch(Batches(filled, batch_size=batch_size - batch_size % devices)),
             verbose=0,
             callbacks=[keras.callbacks.LambdaCallback(on_predict_batch_end=count)],
         )

@@ -1,4 +1,4 @@
-"""All that depends on the backend: seeds, precision, GPUs, a fused kernel; and progress bars."""
+"""All that depends on the backend: seeds, precision, GPUs, input, a fused kernel; progress bars."""
 
 import importlib.util
 import logging
@@ -9,6 +9,7 @@ import sys
 import tempfile
 from contextlib import contextmanager, suppress
 
+import numpy as np
 from tqdm import tqdm
 
 
@@ -112,6 +113,45 @@ def describe():
         "backend": BACKEND,
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of `arrays`, each (n, …), in the given `order` of their rows, by default their own.
+
+    Keras shuffles arrays in another order under every backend.
+    """
+
+    def __init__(self, *arrays, batch_size, order=None):
+        super().__init__()
+        self.arrays, self.batch_size = arrays, batch_size
+        self.order = np.arange(len(arrays[0])) if order is None else order
+
+    def __len__(self):
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, number):
+        chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size]
+        return tuple(array[chosen] for array in self.arrays)
+
+    def __iter__(self):
+        return map(self.__getitem__, range(len(self)))
+
+
+def prefetch(batches):
+    """Return `batches`, a `Batches`, as what `fit` and `predict` read without a pause at the end.
+
+    TensorFlow tunes the pipelines that Keras makes, in a thread that sleeps for up to a minute and
+    may miss its wake-up call when the data end: `fit` then waits until it wakes. Nothing is tuned
+    here.
+    """
+    if BACKEND != "tensorflow":
+        return batches
+    signature = tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in batches.arrays)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
+    counted = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return counted.prefetch(2).with_options(options)
 
 
 def fused_batch_norm(x, *, scale, offset, mean, variance, epsilon, training):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .errors import ParameterError, RunError, explain_interrupt
 from .inference import cached_features, forward_flops
 from .resnet import downscale_images
-from .runtime import describe, device_count, progress_bar
+from .runtime import Batches, describe, device_count, prefetch, progress_bar
 from .storage import atomic_path, exclusive_lock
 
 CHECKPOINT = "checkpoint.npz"
@@ -115,7 +115,10 @@ class Run:
     def _fit_epoch(self, model, x, y, epoch, validation_data, pace):
         batch_size, seed = self.parameters["batch_size"], self.parameters["seed"]
         _seed_epoch(model, seed, epoch)
-        batches = ShuffledBatches(x, y, batch_size, (seed, epoch))
+        order = np.random.default_rng((seed, epoch)).permutation(len(x))
+        batches = prefetch(Batches(x, y, batch_size=batch_size, order=order))
+        if validation_data:
+            validation_data = prefetch(Batches(*validation_data, batch_size=batch_size))
         # Closed even if the stop button is pressed: Keras does not tell its callbacks.
         with progress_bar(len(batches), f"epoch {epoch + 1}", "step") as bar:
             fitted = model.fit(
@@ -124,7 +127,6 @@ class Run:
                 initial_epoch=epoch,
                 epochs=epoch + 1,
                 validation_data=validation_data,
-                validation_batch_size=batch_size,
                 verbose=0,
                 callbacks=[EpochProgress(bar, pace)],
             )
@@ -256,25 +258,6 @@ def _seed_epoch(model, seed, epoch):
     seeds = np.random.SeedSequence([seed, epoch]).generate_state(len(states)) % 2**31
     for state, start in zip(states, seeds, strict=True):
         state.assign([start, 0])
-
-
-class ShuffledBatches(keras.utils.PyDataset):
-    """Batches of `x` (n, …) and `y` (n,), in an order that `seed`, a tuple of ints, decides.
-
-    Keras shuffles in another order under every backend.
-    """
-
-    def __init__(self, x, y, batch_size, seed):
-        super().__init__()
-        self.x, self.y, self.batch_size = x, y, batch_size
-        self.order = np.random.default_rng(seed).permutation(len(x))
-
-    def __len__(self):
-        return -(-len(self.order) // self.batch_size)
-
-    def __getitem__(self, number):
-        chosen = self.order[number * self.batch_size : (number + 1) * self.batch_size]
-        return self.x[chosen], self.y[chosen]
 
 
 # Progress
