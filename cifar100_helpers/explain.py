@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from .data import IMAGE_SIZE
 from .errors import ParameterError, in_one_line
+from .inference import predict
 from .plots import BLUE, plot_images, readable
 from .storage import places
 
@@ -123,7 +124,7 @@ def occlusion_map(model, image, label, patch=8, stride=2):
     covers = np.array([np.outer(row, column) for row in rows for column in columns])
     mean_colour = image.mean(axis=(0, 1)).round().astype(np.uint8)
     covered = np.where(covers[..., None], mean_colour, image)
-    before, *after = model.predict(np.stack([image, *covered]), verbose=0)[:, label]
+    before, *after = predict(model, np.stack([image, *covered]))[:, label]
     falls = before - np.asarray(after, dtype=float)
     return np.tensordot(falls, covers, axes=1) / covers.sum(axis=0)
 
