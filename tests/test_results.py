@@ -94,6 +94,9 @@ def test_records_of_a_folder_have_the_names_of_their_folders(run_dir):
 
 
 def test_relative_folders_start_at_the_project_root(tmp_path, monkeypatch):
+    """Outside of any project, at that of the package."""
+    monkeypatch.chdir(tmp_path)
+    assert project_path("runs") == Path(results.__file__).parents[1] / "runs"
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "notebooks").mkdir()
     for folder in (tmp_path, tmp_path / "notebooks"):
