@@ -187,7 +187,7 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=No
     if percent:
         ax.set_ylim(0, 102)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="lower right" if percent else "best")
     ax.set_title(name)
     return ax
 
