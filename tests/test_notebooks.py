@@ -167,19 +167,12 @@ def test_quick_copy_passes_nbval(path, tmp_path, environment):
 def test_papermill_from_the_root(tmp_path, environment):
     """From notebooks/, other tests run it."""
     output, record = tmp_path / "out.ipynb", ROOT / "build" / "runs" / "from_root"
-    tiny = "-p profile quick -p epochs 1 -p train_limit 200 -p width 2 -p results_dir build/runs"
+    tiny = "-p profile quick -p epochs 1 -p train_limit 200 -p width 2"
+    place = f"-p results_dir build/runs -p run_name {record.name}"
     for file in record.glob("*"):
         file.unlink()
     done = run(
-        [
-            "papermill",
-            "notebooks/03_resnet.ipynb",
-            output,
-            *tiny.split(),
-            "-p",
-            "run_name",
-            record.name,
-        ],
+        ["papermill", "notebooks/03_resnet.ipynb", output, *tiny.split(), *place.split()],
         cwd=ROOT,
         env=environment,
     )
