@@ -11,8 +11,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Keras's layer, computed over the last axis by the backend's fused kernel if it has one.
 
     Keras composes the operation from about ten passes over the activations, in float32 even under
-    mixed precision; on a CPU this costs a narrow network a fifth of its training speed, or more
-    (`benchmarks/layers.py`). Same variables, same results up to rounding.
+    mixed precision; on a CPU this costs a narrow network a third of its training speed, or more
+    (results/layers.md). Same variables, same results up to rounding.
 
     The moving averages follow within tens of steps (`momentum` 0.9): with Keras's 0.99, the first
     hundreds of steps look untrained in inference.
