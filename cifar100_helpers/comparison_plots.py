@@ -37,10 +37,10 @@ def colours_of(first, second):
     return colours if colours[0] != colours[1] else [colours[0], SECOND_OF_ITS_MODEL]
 
 
-def plot_top1(runs, ax=None):
+def plot_top1(runs):
     """Draw the top-1 of `runs` with 95 % intervals; on real data, beside the published figures."""
     records = sorted((run.record for run in runs), key=lambda record: record["metrics"]["top1"])
-    ax = ax or new_axes(8, 1.6 + 0.28 * len(records))
+    ax = new_axes(8, 1.6 + 0.28 * len(records))
     for y, record in enumerate(records):
         metrics, colour = record["metrics"], COLOURS[record["model"]]
         reach = 100 * np.abs(np.reshape(metrics["top1_interval"], (2, 1)) - metrics["top1"])
@@ -73,12 +73,12 @@ def _handles(records, *marks):
     return [*handles, *marks, *([dashed] if _published(records) else [])]
 
 
-def plot_cost(runs, ax=None):
+def plot_cost(runs):
     """Draw the top-1 of `runs` against the arithmetic of their training, beside what was published.
 
     Several seeds are one point at their mean, with their standard deviation.
     """
-    ax = ax or new_axes(8.5, 4.8)
+    ax = new_axes(8.5, 4.8)
     groups = seed_groups([run.record for run in runs])
     records = [group[0] for group in groups]
     points, texts = [], []
@@ -137,9 +137,9 @@ _PLACES = [  # the nearest first
 ]
 
 
-def plot_agreement(first, second, ax=None):
+def plot_agreement(first, second):
     """Draw how many images both runs get right, only one of them, and neither, as one bar."""
-    ax = ax or new_axes(8, 1.6)
+    ax = new_axes(8, 1.6)
     counts = count_agreement(is_correct(first), is_correct(second))
     labels = ("both", f"only {first.name}", f"only {second.name}", "neither")
     colours = (_PALE, *colours_of(first, second), "#444444")
@@ -156,12 +156,12 @@ def plot_agreement(first, second, ax=None):
     return ax
 
 
-def plot_classes(first, second, names, *, count=6, ax=None):
+def plot_classes(first, second, names, *, count=6):
     """Draw the accuracies of two runs against each other, a point per class.
 
     The `count` classes with the largest lead of each run are named.
     """
-    ax = ax or new_axes(6.8, 6.8)
+    ax = new_axes(6.8, 6.8)
     points = 100 * np.column_stack(
         [class_accuracy(run.probabilities, run.labels) for run in (first, second)]
     )
@@ -210,9 +210,9 @@ def _draw_reliability(ax, probabilities, labels, label, **style):
     ax.plot(100 * confidence[shown], 100 * accuracy[shown], ms=4, label=label, **style)
 
 
-def plot_coverage(first, second, ax=None):
+def plot_coverage(first, second):
     """Draw the accuracies of two runs and of their average by the share of images answered."""
-    ax = ax or new_axes(7.5, 4)
+    ax = new_axes(7.5, 4)
     models = {run.name: run.probabilities for run in (first, second)}
     models["average of both"] = average_probabilities(first, second)
     colours = (*colours_of(first, second), AVERAGE_COLOUR)

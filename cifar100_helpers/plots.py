@@ -1,7 +1,7 @@
 """Figures of the data, and what all figures share.
 
-Functions draw into `ax` if it is given and return their Axes; `cifar` is a `Cifar100`, and `images`
-are uint8 (n, height, width, 3).
+Functions return their Axes; `cifar` is a `Cifar100`, and `images` are uint8
+(n, height, width, 3).
 """
 
 import matplotlib.pyplot as plt
@@ -47,10 +47,10 @@ def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):
     return axes[: len(images)]
 
 
-def plot_class_mosaic(images, cifar, superclasses, ax=None):
+def plot_class_mosaic(images, cifar, superclasses):
     """Draw those of `images`, one of every class, that belong to the `superclasses`: two a row."""
     rows = -(-len(superclasses) // 2)
-    ax = ax or new_axes(10, 1.35 * rows + 0.3)
+    ax = new_axes(10, 1.35 * rows + 0.3)
     for place, coarse in enumerate(superclasses):
         left, top = 6 * (place % 2), 1.55 * (place // 2)
         name = readable(cifar.coarse_names[coarse])
@@ -61,9 +61,9 @@ def plot_class_mosaic(images, cifar, superclasses, ax=None):
     return ax
 
 
-def plot_mean_images(means, cifar, ax=None):
+def plot_mean_images(means, cifar):
     """Draw `means`, (100, 32, 32, 3) from 0 to 255, as a square of two superclasses a row."""
-    ax = ax or new_axes(10, 5.5)
+    ax = new_axes(10, 5.5)
     order = np.argsort(cifar.coarse_of_fine, kind="stable").reshape(10, 10)
     ax.imshow(np.vstack([np.hstack(means[row]) for row in order]).round().astype(np.uint8))
     side = means.shape[1]
@@ -75,10 +75,10 @@ def plot_mean_images(means, cifar, ax=None):
     return ax
 
 
-def plot_duplicates(cifar, pairs, ax=None):
+def plot_duplicates(cifar, pairs):
     """Draw the `pairs` of `near_duplicates` four to a row; differing labels are orange."""
     rows = -(-len(pairs) // 4)
-    ax = ax or new_axes(10, 1.45 * rows + 0.1)
+    ax = new_axes(10, 1.45 * rows + 0.1)
     for place, (test, train) in enumerate(pairs[["test_index", "train_index"]]):
         left, top = 2.62 * (place % 4), 1.45 * (place // 4)
         labels = [cifar.fine_names[cifar.y_test[test]], cifar.fine_names[cifar.y_train[train]]]

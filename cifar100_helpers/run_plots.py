@@ -1,4 +1,4 @@
-"""Figures of one run: each function takes arrays, draws into `ax` if given, and returns its Axes.
+"""Figures of one run: each function takes arrays and returns its Axes.
 
 `name` is the run's; `images` are uint8 (n, height, width, 3), `probabilities` float (n, 100),
 `labels` int (n,), `coarse_of_fine` int (100,), and `names` those of the classes.
@@ -22,12 +22,12 @@ OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "muon": "Muon"}
 # The recipe and the model
 
 
-def plot_schedule(phases, ax=None, *, steps_per_epoch=100):
+def plot_schedule(phases):
     """Draw the learning rate of `phases` over the epochs, and above it the size of the images."""
-    ax = ax or new_axes(6, 3)
+    ax = new_axes(6, 3)
     start, rates = 0, [phase.learning_rate for phase in phases]
     for phase in phases:
-        _draw_learning_rate(ax, phase, start, steps_per_epoch)
+        _draw_learning_rate(ax, phase, start)
         _draw_image_sizes(ax, phase, start)
         if start:
             ax.axvline(start, color="grey", ls=":", lw=1)
@@ -42,12 +42,12 @@ def plot_schedule(phases, ax=None, *, steps_per_epoch=100):
     return ax
 
 
-def _draw_learning_rate(ax, phase, start, steps_per_epoch):
-    steps = phase.epochs * steps_per_epoch
+def _draw_learning_rate(ax, phase, start):
+    steps = 100 * phase.epochs  # more would draw the same curve
     rate = learning_rate(phase, steps)
     at = np.linspace(0, steps, 101)
     values = [float(rate(step)) if callable(rate) else rate for step in at]
-    epochs = start + at / steps_per_epoch
+    epochs = start + at / 100
     ax.plot(epochs, values, color=BLUE, lw=2)
     highest = int(np.argmax(values)) if callable(rate) else len(at) // 2
     number = np.format_float_positional(phase.learning_rate, trim="-")  # not 5e-05
@@ -67,7 +67,7 @@ def _draw_image_sizes(ax, phase, start):
         ax.text(left + width / 2, 0.94, text, ha="center", va="center", fontsize=8, **place)
 
 
-def plot_ablation(record, ax=None):
+def plot_ablation(record):
     """Draw what each change to a recipe gains or loses in validation accuracy, in points.
 
     `record`: the content of results/ablation.json. Every line is compared with the first, the
@@ -81,7 +81,7 @@ def plot_ablation(record, ax=None):
     names = sorted(points, key=lambda name: np.mean(points[name]))
     means = np.array([np.mean(points[name]) for name in names])
     spreads = [np.std(points[name], ddof=len(points[name]) > 1) for name in names]
-    ax = ax or new_axes(7.5, 1.2 + 0.4 * len(names))
+    ax = new_axes(7.5, 1.2 + 0.4 * len(names))
     rows, colours = range(len(names)), np.where(means > 0, BLUE, ORANGE)
     bars = ax.barh(rows, means, 0.6, xerr=spreads, color=colours, error_kw={"lw": 1, "capsize": 3})
     numbers = [f"{mean:+.1f}".replace("-", "−") for mean in means]
@@ -96,12 +96,12 @@ def plot_ablation(record, ax=None):
     return ax
 
 
-def plot_resnet(model, ax=None):
+def plot_resnet(model):
     """Draw a `model` from `build_resnet`, with a small table of its stages below.
 
     Bars are as high as the maps of features, and darker the more filters there are.
     """
-    ax = ax or new_axes(9.5, 3)
+    ax = new_axes(9.5, 3)
     side, _, channels = model.input_shape[1:]
     stages, widest = {}, max(layer.output.shape[-1] for layer in model.layers)
     for layer in model.layers:
@@ -195,12 +195,12 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=No
 # What the model predicted
 
 
-def plot_class_accuracy(probabilities, labels, names, *, name, count=10, ax=None):
+def plot_class_accuracy(probabilities, labels, names, *, name, count=10):
     """Draw the accuracies of the `count` hardest and easiest classes, and a strip of all."""
     accuracy = 100 * evaluation.class_accuracy(probabilities, labels)
     order = np.argsort(accuracy, kind="stable")
     shown, rows = np.concatenate([order[:count], order[-count:]]), np.arange(2 * count)
-    ax = ax or new_axes(7, 1.2 + 0.23 * len(rows))
+    ax = new_axes(7, 1.2 + 0.23 * len(rows))
     bars = ax.barh(rows, accuracy[shown], color=np.where(rows < count, ORANGE, BLUE))
     ax.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
     ax.plot(accuracy, np.full(len(accuracy), 2 * count + 0.3), "|", color="grey", ms=14, alpha=0.6)
@@ -212,10 +212,10 @@ def plot_class_accuracy(probabilities, labels, names, *, name, count=10, ax=None
     return ax
 
 
-def plot_confused_pairs(probabilities, labels, names, coarse_of_fine, *, name, count=12, ax=None):
+def plot_confused_pairs(probabilities, labels, names, coarse_of_fine, *, name, count=12):
     """Draw the pairs of classes most often taken for each other, coloured by kind of pair."""
     pairs = evaluation.most_confused_pairs(probabilities, labels, count)
-    ax = ax or new_axes(7, 1.2 + 0.28 * count)
+    ax = new_axes(7, 1.2 + 0.28 * count)
     a, b, images = np.reshape(pairs, (-1, 3)).T.astype(int)
     rows, siblings = np.arange(len(pairs)), coarse_of_fine[a] == coarse_of_fine[b]
     for chosen, kind, colour in (
@@ -234,15 +234,13 @@ def plot_confused_pairs(probabilities, labels, names, coarse_of_fine, *, name, c
     return ax
 
 
-def plot_superclass_confusion(
-    probabilities, labels, coarse_of_fine, coarse_names, *, name, ax=None
-):
+def plot_superclass_confusion(probabilities, labels, coarse_of_fine, coarse_names, *, name):
     """Draw what images of each superclass (row) are taken for (column), in percent of the row."""
     true, predicted = coarse_of_fine[labels], coarse_of_fine[probabilities.argmax(axis=1)]
     percent = 100 * confusion_matrix(
         true, predicted, labels=range(len(coarse_names)), normalize="true"
     )
-    ax = ax or new_axes(9, 7.4)
+    ax = new_axes(9, 7.4)
     display = ConfusionMatrixDisplay(percent, display_labels=list(map(readable, coarse_names)))
     # On an even scale, all mistakes would look white beside the diagonal.
     scale = {"norm": PowerNorm(0.5, vmin=0, vmax=100), "aspect": "auto"}
@@ -298,7 +296,6 @@ def plot_embedding(points_by_title, coarse_labels, coarse_names):
     """
     panels = len(points_by_title)
     figure, axes = plt.subplots(1, panels, figsize=(4 * panels + 2, 4.4), layout="constrained")
-    axes = np.atleast_1d(axes)
     for ax, (title, points) in zip(axes, points_by_title.items(), strict=True):
         for coarse, coarse_name in enumerate(coarse_names):
             x, y = points[coarse_labels == coarse].T

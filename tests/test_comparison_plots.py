@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from test_plots import texts
 
 from cifar100_helpers import comparison_plots
 from cifar100_helpers.data import FINE_NAMES
@@ -40,10 +41,6 @@ def first():
 @pytest.fixture
 def second():
     return make_run("b", "xception", predicted_with(SECOND_WRONG), validation=200)
-
-
-def texts(artists):
-    return [artist.get_text() for artist in artists]
 
 
 def test_two_runs_of_one_model_have_two_colours(first):

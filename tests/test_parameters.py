@@ -1,6 +1,5 @@
 import math
 
-import nbformat
 import papermill
 import pytest
 import yaml
@@ -134,10 +133,3 @@ def test_unknown_parameter_is_refused_until_its_cell_is_corrected():
         resolve(ran(PARAMETERS_CELL, "# Parameters\nepcohs = 3"), "03_resnet")
     corrected = PARAMETERS_CELL.replace("epochs = None", "epochs = 3")
     assert resolve(ran(wrong, "history = [1]", corrected), "03_resnet").epochs == 3
-
-
-def test_every_notebook_resolves_its_own_section():
-    for name, path in NOTEBOOKS.items():
-        cells = nbformat.read(path, as_version=4).cells
-        source = "\n".join(cell.source for cell in cells)
-        assert f'settings = parameters.resolve(globals(), "{name}")' in source

@@ -1,7 +1,7 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from test_plots import texts
 
 from cifar100_helpers import run_plots
 from cifar100_helpers.data import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
@@ -35,10 +35,6 @@ def predictions(synthetic):
     predicted[labels == 3] = 7
     predicted[np.flatnonzero(labels == 10)[::2]] = 11
     return 0.9 * np.eye(100)[predicted] + 0.001, labels
-
-
-def texts(artists):
-    return [artist.get_text() for artist in artists]
 
 
 def words(*classes):
@@ -177,9 +173,3 @@ def test_embedding_draws_each_superclass_in_every_panel():
         assert ax.get_title() == title
         np.testing.assert_array_equal(ax.collections[3].get_offsets(), points[labels == 3])
     assert texts(panels[0].figure.legends[0].get_texts()) == SUPERCLASSES
-
-
-def test_functions_draw_into_given_axes():
-    _, ax = plt.subplots()
-    assert run_plots.plot_training_curves(HISTORY, "loss", ax=ax) is ax
-    assert len(plt.get_fignums()) == 1
