@@ -67,11 +67,17 @@ def contents(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_checkpoint_on_a_full_disk_is_one_sentence_and_the_run_can_go_on(synthetic, tmp_path):
+def test_checkpoint_on_a_full_disk_is_one_sentence_and_the_old_one_stays(synthetic, tmp_path):
+    """The head's checkpoint has room, the whole model's has not."""
     whole = tiny_run(synthetic, tmp_path / "whole")
-    with room_for(3000), pytest.raises(RunError, match=r"full cannot be written \(.*make room"):
+    tiny_run(synthetic, tmp_path / "head", phases=PHASES[:1])
+    sizes = [(tmp_path / name / "checkpoint.npz").stat().st_size for name in ("head", "whole")]
+    with (
+        room_for(sum(sizes) // 2),
+        pytest.raises(RunError, match=r"full cannot be written \(.*make room"),
+    ):
         tiny_run(synthetic, tmp_path / "full")
-    assert sorted(contents(tmp_path / "full")) == ["lock"]
+    assert sorted(contents(tmp_path / "full")) == ["checkpoint.npz", "lock"]
     assert_same_run(*tiny_run(synthetic, tmp_path / "full"), (None, *whole, None))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cifar100_helpers import runtime
-from cifar100_helpers.runtime import configure, progress_bar
+from cifar100_helpers.runtime import configure, describe, progress_bar
 
 pytestmark = [pytest.mark.usefixtures("fresh_keras"), pytest.mark.every_backend]
 
@@ -44,6 +44,13 @@ def test_settings_in_the_users_keras_json_do_not_matter():
     layer = keras.layers.Conv2D(1, 1)
     assert (layer.data_format, layer.compute_dtype) == ("channels_last", "float32")
     assert keras.backend.standardize_dtype(keras.ops.zeros(1).dtype) == "float32"
+
+
+def test_description_is_plain_and_true():
+    described = describe()
+    assert described["backend"] == keras.backend.backend()
+    assert described["versions"]["keras"] == keras.__version__
+    assert described["device"] and described["cores"] >= 1
 
 
 def test_import_and_first_computation_are_quiet():
