@@ -27,8 +27,9 @@ def _whole(minimum, maximum=math.inf):
 
 
 def _is_stages(value):
-    whole = type(value) is list and all(type(blocks) is int and blocks > 0 for blocks in value)
-    return whole and 1 <= len(value) <= 5  # the fifth stage of a 32-pixel image has 2 × 2 cells
+    whole = type(value) is list and all(type(blocks) is int and blocks >= 0 for blocks in value)
+    # The fifth stage of a 32-pixel image has 2 × 2 cells.
+    return whole and 1 <= len(value) <= 5 and all(value[1:])
 
 
 def _of(kind, expected):
@@ -64,7 +65,7 @@ RULES = {  # a parameter's name: (whether a value fits, what the value must be)
     ),
     "dataset": _one_of("cifar100", "synthetic"),
     "interpolation": _one_of("bilinear", "bicubic"),
-    "num_blocks": (_is_stages, "a list of one to five whole numbers, such as [2, 2, 2, 2]"),
+    "num_blocks": (_is_stages, "a list of 1 to 5 whole numbers; only the first may be 0"),
     "precision": _one_of(*PRECISIONS),
     "recipe": _of(str, "the name of a recipe in quotes"),
     "recipe_changes": _of(dict, "a dict such as {'label_smoothing': 0.0}"),

@@ -1,13 +1,9 @@
 """The wide residual network for 32×32 images, trained from scratch, and its faster layers."""
 
-import math
-
 import keras
 from keras import layers, ops
 
-from .runtime import conv_by_product, device_count, fused_batch_norm
-
-FEW_CELLS = 16  # of a layer's output: there, a matrix product beats the gradient of oneDNN
+from .runtime import conv_with_product_gradient, device_count, fused_batch_norm
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
@@ -21,11 +17,9 @@ class Conv2D(layers.Conv2D):
     stock_class = layers.Conv2D  # what a saved model has in its place
 
     def convolution_op(self, inputs, kernel):
-        (stride, _), padding = self.strides, self.padding
-        cells = math.prod(-(-side // stride) for side in inputs.shape[1:3])
-        outputs = None
-        if cells <= FEW_CELLS:
-            outputs = conv_by_product(inputs, kernel, stride=stride, padding=padding)
+        outputs = conv_with_product_gradient(
+            inputs, kernel, stride=self.strides[0], padding=self.padding
+        )
         return super().convolution_op(inputs, kernel) if outputs is None else outputs
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import math
 import os
 import platform
 import re
@@ -52,6 +53,7 @@ with _without_startup_notices():
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retraced functions
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
+FEW_CELLS = 16  # of a convolution's output: up to here, oneDNN's gradient of its kernel is slow
 BFLOAT16_GPU = (8, 0)  # the compute capability of the first that has it, NVIDIA's A100
 
 
@@ -154,14 +156,15 @@ def prefetch(batches):
     return counted.prefetch(2).with_options(options)
 
 
-def conv_by_product(x, kernel, *, stride, padding):
+def conv_with_product_gradient(x, kernel, *, stride, padding):
     """Convolve `x` (batch, height, width, in) with `kernel` (height, width, in, out).
 
-    Going back, the kernel's gradient is one matrix product, of the patches of `x` and the gradient
-    of the output: oneDNN's own takes up to ten times as long where images are small. Returns None
-    on other backends and on GPUs, which need no such help.
+    The kernel's gradient is one matrix product, of the patches of `x` and the gradient of the
+    outputs. Returns None where that does not pay: for outputs of more than FEW_CELLS, on other
+    backends and on GPUs.
     """
-    if BACKEND != "tensorflow" or tf.config.list_physical_devices("GPU"):
+    cells = math.prod(-(-side // stride) for side in x.shape[1:3])
+    if BACKEND != "tensorflow" or cells > FEW_CELLS or tf.config.list_physical_devices("GPU"):
         return None
     strides, padding = (1, stride, stride, 1), padding.upper()
 
