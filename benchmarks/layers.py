@@ -5,8 +5,8 @@
 The ResNet of width 16 with either batch normalization, a wider one on small images with either
 convolution, and Xception with either separable convolution. Two models differ in that layer alone;
 their epochs, on random images, take turns in one process, and a ratio is the median of those of the
-rounds. Mixed bfloat16 is measured if the hardware has it. Writes results/layers.md; twenty minutes
-on two cores.
+rounds. Mixed bfloat16 is measured if the hardware has it. Writes results/layers.md; a quarter of an
+hour on two cores.
 """
 
 import time
@@ -20,7 +20,7 @@ from cifar100_helpers import resnet, runtime, xception
 import keras  # isort: skip  (after the package, which loads it quietly)
 
 RESULT = Path(__file__).resolve().parent.parent / "results" / "layers.md"
-BATCH_SIZE, ROUNDS = 128, 5
+BATCH_SIZE, ROUNDS = 128, 3
 BUILDERS = {
     ("ResNet, width 16", 30): (
         resnet,
