@@ -64,7 +64,6 @@ def test_bytes_in_float32_probabilities_out_under_mixed_precision():
     assert model.get_layer("stem_conv").compute_dtype == "bfloat16"
 
 
-@pytest.mark.every_backend
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize(
     "layer, options",
