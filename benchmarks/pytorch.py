@@ -6,7 +6,7 @@ Needs PyTorch (pip install torch) beside this project's own backend. Model, batc
 images are the same; PyTorch runs channels-last, its faster layout, with and without torch.compile,
 and the faster counts. The contestants take turns, each in a process of its own, as the threads of
 one library slow the other; a speed is the median of the rounds. On a GPU, both use it. Writes
-results/pytorch.md; about a quarter of an hour on two cores.
+results/pytorch.md; 15 to 25 minutes on two cores.
 
 The last columns: floating-point operations of our convolutions and dense layers per second, and
 their share of what PyTorch reaches here in the product of two large matrices.
