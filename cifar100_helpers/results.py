@@ -192,20 +192,21 @@ def choose_runs(runs, first="", second=""):
 
     An empty name leaves the choice to a rule: of all pairs on the same test images, it prefers a
     ResNet and an Xception, then about equal cost or the nearest to it, then validation images, then
-    the highest mean top-1. Raises RunError if there is no run of that name, or no such pair.
+    the first of several seeds, then the highest mean top-1. Raises RunError if there is no run of
+    that name, or no such pair.
     """
     pairs = _comparable(_named(runs, first), _named(runs, second))
     if not pairs:
         names = f"{first or 'A run'} and {second or 'another'}"
         raise RunError(f"{names} cannot be compared: it takes two runs on the same test images.")
-    return max(pairs, key=_preference)
+    return max(pairs, key=_preference(runs))
 
 
 def equal_cost_pairs(runs):
     """Return for each Xception, if any, the best ResNet of about its cost: pairs, the best last."""
     equal = [
         pair
-        for pair in sorted(_comparable(runs, runs), key=_preference)
+        for pair in sorted(_comparable(runs, runs), key=_preference(runs))
         if _models(pair) == ["resnet", "xception"] and cost_ratio(*pair) < ABOUT_EQUAL
     ]
     return sorted({pair[1].name: pair for pair in equal}.values(), key=lambda pair: pair[1].top1)
@@ -229,11 +230,14 @@ def _data_set(record):
     return f"{name}, seed {seed}" if name == "synthetic" else name  # each seed draws other images
 
 
-def _preference(pair):
-    return (
+def _preference(runs):
+    groups = seed_groups([run.record for run in runs])
+    places = {record["name"]: place for group in groups for place, record in enumerate(group)}
+    return lambda pair: (
         len(set(_models(pair))),
         -max(cost_ratio(*pair), ABOUT_EQUAL),
         all(len(run.validation_labels) for run in pair),
+        -sum(places[run.name] for run in pair),  # not the best of several seeds: that is luck
         pair[0].top1 + pair[1].top1,
         _models(pair) == ["resnet", "xception"],
     )

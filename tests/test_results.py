@@ -235,6 +235,15 @@ def test_best_pair_of_about_equal_cost_is_compared():
     assert pairs == [["fit", "cheap"], ["big", "large"]]
 
 
+def test_first_of_several_seeds_is_compared_not_the_best():
+    seeds = [recorded(f"r{seed}", top1=0.5 + seed / 10, seed=seed) for seed in (0, 1, 2)]
+    xception = recorded("x", "xception", 0.9)
+    assert names_of(choose_runs([*seeds, xception])) == ["r0", "x"]
+    assert names_of(choose_runs([*seeds, xception], first="r2")) == ["r2", "x"]
+    assert [names_of(pair) for pair in equal_cost_pairs([*seeds, xception])] == [["r0", "x"]]
+    assert names_of(choose_runs(seeds)) == ["r0", "r1"]
+
+
 def test_pair_that_cannot_be_compared_is_one_sentence():
     drawn = {"dataset": "synthetic"}  # each seed draws other images
     runs = [
