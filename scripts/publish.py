@@ -95,8 +95,15 @@ def publish(name, profile, changes, *, with_model=False):
             shutil.copytree(published, run_dir)  # trained elsewhere
     executed = BUILD / f"{run_name or name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    options = {"cwd": source.parent, "progress_bar": False, "stdout_file": sys.stdout}
-    notebook = papermill.execute_notebook(source, executed, parameters, **options)
+    notebook = papermill.execute_notebook(
+        source,
+        executed,
+        parameters,
+        cwd=source.parent,
+        progress_bar=False,
+        stdout_file=sys.stdout,
+        coalesce_streams=True,  # epochs printed one by one are one output
+    )
     if run_name:
         publish_record(run_dir, published, with_model=with_model)
     store(notebook, executed)
