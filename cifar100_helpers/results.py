@@ -61,10 +61,12 @@ def finish_run(run, model, cifar, validation=None):
     """Save the trained `model`, predict the test set of `cifar` with it, and record both, once.
 
     `run`: a `training.Run`; `validation`: a pair of images and labels, or None. Returns a
-    `RecordedRun`.
+    `RecordedRun`. Raises RunError if `run` has not fitted all its phases.
     """
     if run.recorded:
         return load_run(run.run_dir)
+    if run.fitted < len(run.phases):
+        raise RunError("This run is not trained to its end: run the cells that train it first.")
     saved = save_model(model, run.run_dir)
     validation = validation and (predict(saved, validation[0]), validation[1])
     predicted = predict(saved, cifar.x_test)

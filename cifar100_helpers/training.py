@@ -35,6 +35,7 @@ class Run:
         self.run_dir, self.parameters, self.phases = Path(run_dir), parameters, tuple(phases)
         self.petaflops, self.hours = petaflops, hours
         self.feature_seconds = 0.0
+        self.fitted = 0  # phases that the model of this process has behind it
         self.state = self._load_state()
 
     @property
@@ -62,23 +63,36 @@ class Run:
         Prints one line per epoch. Epochs that the folder holds are not trained again: a run that
         goes on ends with the same weights, on a CPU bit for bit, as an uninterrupted one. `x`:
         (n, …), `y`: int (n,), `validation_data`: (x, y) or None. Raises RunError if another process
-        trains in the folder, or if the run would take more than `hours`, and ParameterError if
-        batches cannot be divided among the devices.
+        trains in the folder, if the run would take more than `hours` or if an earlier phase was not
+        fitted, and ParameterError if batches cannot be divided among the devices.
         """
+        number = self._number(phase)
         for images in (x, *(validation_data or ())[:1]):
             _check_division(len(images), self.parameters["batch_size"])
         with exclusive_lock(self.run_dir / "lock", "trains in"):
             self.state = self._load_state()
             before = model.get_weights()
             try:
-                self._fit(model, x, y, phase, validation_data)
+                self._fit(model, x, y, number, validation_data)
             except BaseException:
                 # A run stopped in its first epoch and started again begins with its first weights.
                 model.set_weights(before)
                 raise
+        self.fitted = max(self.fitted, number + 1)
 
-    def _fit(self, model, x, y, phase, validation_data):
-        number = next(i for i, known in enumerate(self.phases) if known is phase)
+    def _number(self, phase):
+        """The place of `phase` among those of the run, from 0; RunError before its turn."""
+        ready = self.phases[: self.fitted + 1]
+        for number, known in enumerate(ready):
+            if known is phase:
+                return number
+        raise RunError(
+            "The phases of a run are trained in their order: run the notebook again, from the cell "
+            "that makes them."
+        )
+
+    def _fit(self, model, x, y, number, validation_data):
+        phase = self.phases[number]
         first = sum(known.epochs for known in self.phases[:number])
         done = min(max(0, self.state["epochs_done"] - first), phase.epochs)
         if done:

@@ -9,10 +9,11 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from test_training import PARAMETERS, PHASES, compile_for, tiny_run
+from test_training import PARAMETERS, PHASES, compile_for, tiny_model, tiny_run
 
 from cifar100_helpers import results, training
 from cifar100_helpers.augment import RandomTransforms
+from cifar100_helpers.errors import RunError, Stopped
 from cifar100_helpers.inference import predict
 from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.training import Run
@@ -43,12 +44,12 @@ def test_plain_keras_opens_what_was_trained_and_predicts_what_was_recorded(synth
     model = build_resnet((1, 1), width=2, augmentation=RandomTransforms())
     compile_for(model, PHASES[1])
     x, y = synthetic.x_train[:16], synthetic.y_train[:16]
-    model.fit(x, y, verbose=0)
+    parameters = {"dataset": "synthetic", "seed": 0, "batch_size": 16}
+    run = Run(tmp_path, parameters, PHASES[1:], petaflops=[0.2])
+    run.fit(model, x, y, phase=PHASES[1])
     kernel, bias = model.get_layer("probabilities").get_weights()
     model.get_layer("probabilities").set_weights([100 * kernel, bias])  # or all look the same
 
-    parameters = {"dataset": "synthetic", "seed": 0, "batch_size": 16}
-    run = Run(tmp_path, parameters, PHASES, petaflops=[0.1, 0.2])
     recorded = results.finish_run(run, model, synthetic, validation=(x, y))
     plain = probabilities_of_plain_keras(tmp_path, np.concatenate([synthetic.x_test, x]))
     stored = np.concatenate([recorded.probabilities, recorded.validation_probabilities])
@@ -57,17 +58,39 @@ def test_plain_keras_opens_what_was_trained_and_predicts_what_was_recorded(synth
     np.testing.assert_allclose(plain[-16:], predict(model, x), atol=1e-6)
 
 
+def test_run_that_is_not_trained_to_its_end_is_never_tested(synthetic, tmp_path, monkeypatch):
+    """Stopped in its last epoch; or trained whole, but by another process."""
+    _, whole = tiny_run(synthetic, tmp_path / "whole")
+    other = Run(whole.run_dir, PARAMETERS, PHASES, petaflops=[0.1, 0.2])
+    stopped = Run(tmp_path / "stopped", PARAMETERS, PHASES[1:], petaflops=[0.2])
+    model, fit_epoch = tiny_model(), Run._fit_epoch
+    compile_for(model, PHASES[1])
+
+    def fit_until_the_last(self, model, x, y, epoch, *rest):
+        if epoch == 1:
+            raise Stopped
+        return fit_epoch(self, model, x, y, epoch, *rest)
+
+    monkeypatch.setattr(Run, "_fit_epoch", fit_until_the_last)
+    with pytest.raises(Stopped):
+        stopped.fit(model, synthetic.x_train[:70], synthetic.y_train[:70], phase=PHASES[1])
+    for run in (stopped, other):
+        with pytest.raises(RunError, match="not trained to its end: run the cells that train it"):
+            results.finish_run(run, model, synthetic)
+        assert not run.recorded
+
+
 def test_finished_run_is_read_and_never_tested_again(synthetic, tmp_path, monkeypatch):
     """Nor trained again, nor stopped as too long, where only its record is left."""
-    model, _ = tiny_run(synthetic, tmp_path / "run")
-    run = Run(tmp_path / "run", PARAMETERS, PHASES, petaflops=[0.1, 0.2])
+    model, run = tiny_run(synthetic, tmp_path / "run")
     first = results.finish_run(run, model, synthetic)
     monkeypatch.setattr(results, "predict", None)
     (tmp_path / "run" / "checkpoint.npz").unlink()
-    _, state = tiny_run(synthetic, tmp_path / "run")
+    _, run = tiny_run(synthetic, tmp_path / "run")
     again = results.finish_run(run, model, synthetic)
     np.testing.assert_array_equal(again.probabilities, first.probabilities)
-    assert state["history"] == first.record["history"] and len(state["history"]["loss"]) == 4
+    history = run.state["history"]
+    assert history == first.record["history"] and len(history["loss"]) == 4
     clock = itertools.count(step=3600.0)
     monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
     finished = Run(tmp_path / "run", PARAMETERS, PHASES, petaflops=[0.1, 0.2], hours=0.5)

@@ -74,16 +74,16 @@ def tiny_run(data, run_dir, *, model=None, phases=PHASES, parameters=PARAMETERS,
     for phase in others:
         compile_for(model, phase)
         run.fit(model, x, y, phase=phase, validation_data=validation)
-    return model, run.state
+    return model, run
 
 
 @pytest.fixture(scope="module")
 def whole_run(synthetic, tmp_path_factory):
-    """An uninterrupted run: its folder, its model, its state and what it printed."""
+    """An uninterrupted run: its folder, its model, the run and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        model, state = tiny_run(synthetic, folder)
-    return folder, model, state, said.getvalue()
+        model, run = tiny_run(synthetic, folder)
+    return folder, model, run, said.getvalue()
 
 
 @pytest.fixture
@@ -92,11 +92,11 @@ def run_dir(whole_run, tmp_path):
     return shutil.copytree(whole_run[0], tmp_path / "runs" / "copy")
 
 
-def assert_same_run(model, state, whole_run):
-    _, whole_model, whole_state, _ = whole_run
+def assert_same_run(model, run, whole_run):
+    _, whole_model, whole, _ = whole_run
     for ours, theirs in zip(model.get_weights(), whole_model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert state["history"] == whole_state["history"]
+    assert run.state["history"] == whole.state["history"]
 
 
 class Killed(BaseException):
@@ -185,6 +185,16 @@ def test_other_run_is_refused_and_stays_as_it_is(synthetic, run_dir, change, sen
     assert {file.name: file.read_bytes() for file in run_dir.iterdir()} == before
 
 
+def test_phase_before_its_turn_and_phase_of_another_run_are_one_sentence(synthetic, tmp_path):
+    """In a notebook whose cells ran in another order."""
+    model, run = tiny_model(), Run(tmp_path, PARAMETERS, PHASES, petaflops=[0.1, 0.2])
+    for phase in (PHASES[1], replace(PHASES[0])):
+        compile_for(model, phase)
+        with pytest.raises(RunError, match="trained in their order: run the notebook again, from"):
+            run.fit(model, synthetic.x_train[:70], synthetic.y_train[:70], phase=phase)
+    assert not list(tmp_path.iterdir())
+
+
 def test_damaged_checkpoint_is_one_sentence(synthetic, run_dir):
     file = run_dir / "checkpoint.npz"
     content = file.read_bytes()
@@ -217,7 +227,7 @@ def test_head_on_features_equals_head_in_the_model(synthetic, tmp_path):
     """The same batches by plain Keras, on images, with the other layers frozen."""
     ours, plain = (build_resnet((1,), width=2, dropout_rate=0.0) for _ in range(2))
     plain.set_weights(ours.get_weights())
-    _, state = tiny_run(synthetic, tmp_path / "run", model=ours, phases=PHASES[:1])
+    _, run = tiny_run(synthetic, tmp_path / "run", model=ours, phases=PHASES[:1])
 
     x, y = synthetic.x_train[:IMAGES], synthetic.y_train[:IMAGES]
     for layer in plain.layers[:-1]:
@@ -228,14 +238,14 @@ def test_head_on_features_equals_head_in_the_model(synthetic, tmp_path):
         order = np.random.default_rng((3, epoch)).permutation(IMAGES)
         batches = Batches(x, y, batch_size=70, order=order)
         losses += plain.fit(batches, shuffle=False, verbose=0).history["loss"]
-    np.testing.assert_allclose(state["history"]["loss"], losses, rtol=1e-4)
+    np.testing.assert_allclose(run.state["history"]["loss"], losses, rtol=1e-4)
     for a, b in zip(ours.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_one_line_per_epoch_without_timings(whole_run):
-    _, _, state, said = whole_run
-    history = state["history"]
+    _, _, run, said = whole_run
+    state, history = run.state, run.state["history"]
     assert history["epoch"] == [1, 2, 3, 4] and history["phase"] == [1, 1, 2, 2]
     assert len(state["phase_seconds"]) == 2 and min(state["phase_seconds"]) > 0
     lines = said.splitlines()
