@@ -135,16 +135,13 @@ def load_profile(name, notebook):
 
     Raises ParameterError if there is no such profile, or if it has no section for the notebook.
     """
-    sections = {file.stem: yaml.safe_load(file.read_text("utf-8")) for file in _profile_files()}
+    files = sorted(PROFILES.glob("*.yaml"))
+    sections = {file.stem: yaml.safe_load(file.read_text("utf-8")) for file in files}
     known = [profile for profile, section in sections.items() if notebook in section]
     if name not in known:
         raise ParameterError(f"profile {name!r} does not exist here: {_hint(str(name), known)}")
     settings = sections[COMPLETE][notebook]
     return settings | (sections[name][notebook] or {})
-
-
-def _profile_files():
-    return sorted(PROFILES.glob("*.yaml"))
 
 
 def _hint(name, known):
@@ -158,7 +155,7 @@ def _way_out(name, value):
         return f" (papermill: -y '{name}: {AS_YAML[name]}')"
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return f" (papermill: -p {name} {value.capitalize()})"
-    if _is_number(value) and not any(RULES[name][0](text) for text in (0, 1, 0.5)):
+    if _is_number(value) and RULES[name][0](str(value)):
         return f" (papermill: -r {name} {value} passes it as text)"
     return ""
 

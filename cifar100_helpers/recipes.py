@@ -146,10 +146,10 @@ def scale_epochs(phases, epochs):
     )
 
 
-def describe_schedule(phases, petaflops=None):
+def describe_schedule(phases, petaflops):
     """Return in words, for each phase, its epochs, optimizer, other settings and cost.
 
-    `petaflops`: the cost of each phase in 10¹⁵ operations, if it is to be shown.
+    `petaflops`: the cost of each phase in 10¹⁵ operations.
     """
     lines, first = [], 1
     for number, phase in enumerate(phases):
@@ -164,8 +164,7 @@ def describe_schedule(phases, petaflops=None):
         ]
         if phase.image_sizes:
             parts.append(f"images of {', '.join(map(str, phase.image_sizes))} pixels")
-        if petaflops:
-            parts.append(f"{petaflops[number]:.2g} PFLOP")
+        parts.append(f"{petaflops[number]:.2g} PFLOP")
         line = f"phase {number + 1}: epochs {first}–{last}, {', '.join(parts)}"
         lines.append(textwrap.fill(line, 90, subsequent_indent="    "))
         first = last + 1

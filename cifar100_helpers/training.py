@@ -147,7 +147,14 @@ class Run:
         return {name: float(values[0]) for name, values in fitted.history.items()}
 
     def _lines(self):
-        return epoch_lines(self.state["history"], sum(phase.epochs for phase in self.phases))
+        """One line for each epoch of the history, without timings."""
+        history, epochs = self.state["history"], sum(phase.epochs for phase in self.phases)
+        measured = [name for name in history if name not in ("epoch", "phase")]
+        return [
+            f"epoch {epoch:{len(str(epochs))}d}/{epochs}"
+            + "".join(f"  {name} {history[name][i]:.4f}" for name in measured)
+            for i, epoch in enumerate(history["epoch"])
+        ]
 
     def _pace(self, model, x, number, epoch):
         """The `Pace` of `epoch` in the phase `number`; None if little is left of the phase."""
@@ -275,17 +282,6 @@ def _seed_epoch(model, seed, epoch):
 
 
 # Progress
-
-
-def epoch_lines(history, epochs):
-    """Return one line for each epoch in `history`, of `epochs` in all, without timings."""
-    width = len(str(epochs))
-    measured = [name for name in history if name not in ("epoch", "phase")]
-    return [
-        f"epoch {epoch:{width}d}/{epochs}"
-        + "".join(f"  {name} {history[name][i]:.4f}" for name in measured)
-        for i, epoch in enumerate(history["epoch"])
-    ]
 
 
 class Pace:

@@ -109,6 +109,7 @@ def test_bad_value_is_one_sentence_that_names_it(name, value):
         ("num_blocks", "[1, 1]", "papermill: -y 'num_blocks: ["),
         ("run_name", 2024, "papermill: -r run_name 2024 passes it as text"),
         ("random_transforms", "true", "papermill: -p random_transforms True"),
+        ("precision", 16, ", not 16."),  # text would not do either
     ],
 )
 def test_papermills_guess_of_a_type_is_refused_with_the_way_out(name, value, way_out):

@@ -1,10 +1,8 @@
 """The synthetic stand-in: drawn by its seed, balanced, and learnable."""
 
 import numpy as np
-import pytest
 
 from cifar100_helpers.data import load_synthetic
-from cifar100_helpers.errors import ParameterError
 
 
 def test_drawn_data_are_balanced_mixed_and_all_different(synthetic):
@@ -39,8 +37,3 @@ def test_classes_can_be_learned_and_superclasses_more_easily(synthetic):
     fine = np.mean(nearest == synthetic.y_test)
     coarse = np.mean(synthetic.coarse_of_fine[nearest] == synthetic.coarse_test)
     assert 0.4 < fine < coarse - 0.1
-
-
-def test_sizes_that_are_not_balanced_are_refused():
-    with pytest.raises(ParameterError, match=r"train_size 150 .* multiples of 100"):
-        load_synthetic(train_size=150)
