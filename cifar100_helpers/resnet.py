@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from .runtime import conv_with_product_gradient, device_count, fused_batch_norm
+from .runtime import conv_with_product_gradient, fused_batch_norm, layers_see_parts
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
@@ -39,8 +39,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     stock_class = keras.layers.BatchNormalization  # what a saved model has in its place
 
     def __init__(self, momentum=0.9, **options):
-        if keras.backend.backend() == "tensorflow" and device_count() > 1:
-            options.setdefault("synchronized", True)  # statistics of the whole batch, not of a part
+        # Statistics are those of the whole batch, not of a part.
+        options.setdefault("synchronized", layers_see_parts())
         super().__init__(momentum=momentum, **options)
 
     def call(self, inputs, training=None):

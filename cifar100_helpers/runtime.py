@@ -100,6 +100,11 @@ def device_count():
     return distribution.num_model_replicas if distribution else 1
 
 
+def layers_see_parts():
+    """Return whether layers compute on one device's part of every batch, as under TensorFlow."""
+    return BACKEND == "tensorflow" and device_count() > 1
+
+
 def describe():
     """Return what computes here: `device`, `gpus` (together), `cores`, `backend`, `versions`."""
     gpus = _gpus()

@@ -6,6 +6,7 @@ import keras
 from keras import layers, ops
 
 from .errors import WeightsError, in_one_line
+from .runtime import layers_see_parts
 from .storage import places
 
 
@@ -104,7 +105,10 @@ def _pretrained_base(image_size, weights):
 
 def _faster_layer(layer):
     kind = SeparableConv2D if isinstance(layer, layers.SeparableConv2D) else type(layer)
-    return kind.from_config(layer.get_config())
+    config = layer.get_config()
+    if isinstance(layer, layers.BatchNormalization):
+        config["synchronized"] = layers_see_parts()  # statistics of the whole batch, not of a part
+    return kind.from_config(config)
 
 
 def _weights_file(source):

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import json
 import numpy as np
-from cifar100_helpers import data, inference, recipes, resnet, runtime, training
+from cifar100_helpers import data, inference, recipes, resnet, runtime, training, xception
 from cifar100_helpers.errors import ParameterError
 import keras
 
@@ -48,6 +48,9 @@ said = {"parts": [runtime.device_count()], "histories": [train()]}
 runtime.divide_batches(["cpu:0", "cpu:1"])
 said["parts"].append(runtime.device_count())
 said["histories"].append(train())
+base = xception.build_xception(weights="none").get_layer("base")
+kinds = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
+said["synchronized"] = [layer.synchronized for layer in kinds]
 try:
     trained(221)
 except ParameterError as error:
@@ -78,4 +81,6 @@ def test_two_devices_train_as_one_does(tmp_path):
     assert one["arr_0"].shape == (37, 100) and len(one["arr_1"]) == 37
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=0.02, atol=2e-3)
+    # JAX computes the statistics of a whole batch by itself.
+    assert set(said["synchronized"]) == {keras.backend.backend() == "tensorflow"}
     assert "221 images in batches of 64 cannot be divided evenly among 2 devices" in said["refused"]
