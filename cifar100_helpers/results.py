@@ -61,12 +61,12 @@ def finish_run(run, model, cifar, validation=None):
     """Save the trained `model`, predict the test set of `cifar` with it, and record both, once.
 
     `run`: a `training.Run`; `validation`: a pair of images and labels, or None. Returns a
-    `RecordedRun`. Raises RunError if `run` has not fitted all its phases.
+    `RecordedRun`. Raises RunError if `run` has not trained `model` to its end.
     """
     if run.recorded:
         return load_run(run.run_dir)
-    if run.fitted < len(run.phases):
-        raise RunError("This run is not trained to its end: run the cells that train it first.")
+    if not run.has_trained(model):
+        raise RunError("This model is not trained to its end: run the cells that train it first.")
     saved = save_model(model, run.run_dir)
     validation = validation and (predict(saved, validation[0]), validation[1])
     predicted = predict(saved, cifar.x_test)
@@ -171,7 +171,7 @@ def load_run(run_dir):
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise RunError(f"{run_dir} holds no finished run: {missing} is missing.") from None
-    except (ValueError, OSError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise RunError(f"The record in {run_dir} is damaged: delete that folder.") from None
 
 

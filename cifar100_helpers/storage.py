@@ -60,7 +60,7 @@ def exclusive_lock(file, work):
     except filelock.Timeout:
         raise RunError(
             f"Another process {work} {folder} right now: wait until it is done, "
-            "or choose another run_name or results_dir."
+            "or choose another results_dir."
         ) from None
     except OSError as error:
         raise _not_written(folder, error) from error
@@ -97,16 +97,16 @@ def write_json(file, content):
         unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def load_arrays(file):
-    """Return the arrays of the .npz `file` as a dict from name to array.
+def load_arrays(file, *names):
+    """Return the arrays of the .npz `file`, or those of the given `names` alone: a dict by name.
 
-    Raises FileNotFoundError if there is no such file, and ValueError if it is damaged or holds
-    Python objects, which are never unpickled.
+    Raises OSError if it cannot be read, MemoryError if it does not fit, and ValueError if it is
+    damaged or holds Python objects, which are never unpickled.
     """
     try:
         with np.load(file) as arrays:
-            return dict(arrays)
-    except FileNotFoundError:
+            return {name: arrays[name] for name in names or arrays.files}
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # zipfile and NumPy raise what they find
         raise ValueError(f"{file} is damaged") from error

@@ -14,7 +14,7 @@ from .errors import ParameterError, RunError, explain_interrupt
 from .inference import cached_features, forward_flops
 from .resnet import downscale_images
 from .runtime import Batches, describe, device_count, prefetch, progress_bar
-from .storage import atomic_path, exclusive_lock
+from .storage import atomic_path, exclusive_lock, load_arrays
 
 CHECKPOINT = "checkpoint.npz"
 HOUR = 3600  # seconds; a longer run is announced
@@ -36,12 +36,18 @@ class Run:
         self.petaflops, self.hours = petaflops, hours
         self.feature_seconds = 0.0
         self.fitted = 0  # phases that the model of this process has behind it
+        self.trained = None  # the model of the last of them
         self.state = self._load_state()
 
     @property
     def recorded(self):
         """Whether the folder holds the record of this run, finished and tested."""
         return (self.run_dir / "run.json").exists()
+
+    def has_trained(self, model):
+        """Return whether all phases were fitted here, and the last one with weights of `model`."""
+        own = {id(weight) for weight in model.weights}
+        return self.fitted == len(self.phases) and all(id(w) in own for w in self.trained.weights)
 
     def features(self, frozen, images):
         """Return what the model `frozen` makes of uint8 `images`, computed once and cached.
@@ -78,7 +84,7 @@ class Run:
                 # A run stopped in its first epoch and started again begins with its first weights.
                 model.set_weights(before)
                 raise
-        self.fitted = max(self.fitted, number + 1)
+        self.fitted, self.trained = max(self.fitted, number + 1), model
 
     def _number(self, phase):
         """The place of `phase` among those of the run, from 0; RunError before its turn."""
@@ -241,16 +247,14 @@ def _state_of_record(file):
         names = ("parameters", "phases", "history", "phase_seconds", "petaflops")
         state = {name: record[name] for name in names}
         return state | {"epochs_done": len(state["history"]["epoch"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise _damaged(file) from None
 
 
 def _load_checkpoint(file, *names):
-    """Return the arrays of the checkpoint `file` by name, or those of the given `names` alone."""
     try:
-        with np.load(file) as arrays:
-            return {name: arrays[name] for name in names or arrays.files}
-    except Exception:  # zipfile and NumPy raise what they find
+        return load_arrays(file, *names)
+    except (FileNotFoundError, ValueError):
         raise _damaged(file) from None
 
 

@@ -59,7 +59,7 @@ def test_plain_keras_opens_what_was_trained_and_predicts_what_was_recorded(synth
 
 
 def test_run_that_is_not_trained_to_its_end_is_never_tested(synthetic, tmp_path, monkeypatch):
-    """Stopped in its last epoch; or trained whole, but by another process."""
+    """Stopped in its last epoch; trained, but by another process; or built anew since then."""
     _, whole = tiny_run(synthetic, tmp_path / "whole")
     other = Run(whole.run_dir, PARAMETERS, PHASES, petaflops=[0.1, 0.2])
     stopped = Run(tmp_path / "stopped", PARAMETERS, PHASES[1:], petaflops=[0.2])
@@ -74,9 +74,9 @@ def test_run_that_is_not_trained_to_its_end_is_never_tested(synthetic, tmp_path,
     monkeypatch.setattr(Run, "_fit_epoch", fit_until_the_last)
     with pytest.raises(Stopped):
         stopped.fit(model, synthetic.x_train[:70], synthetic.y_train[:70], phase=PHASES[1])
-    for run in (stopped, other):
+    for run, asked in ((stopped, model), (other, model), (whole, tiny_model())):
         with pytest.raises(RunError, match="not trained to its end: run the cells that train it"):
-            results.finish_run(run, model, synthetic)
+            results.finish_run(run, asked, synthetic)
         assert not run.recorded
 
 

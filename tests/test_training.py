@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -204,6 +205,15 @@ def test_damaged_checkpoint_is_one_sentence(synthetic, run_dir):
         file.write_bytes(damaged)
         with pytest.raises(RunError, match=r"checkpoint\.npz is missing or damaged: delete its fo"):
             tiny_run(synthetic, run_dir)
+
+
+def test_checkpoint_for_which_memory_is_short_is_not_called_damaged(
+    synthetic, run_dir, monkeypatch
+):
+    """That sentence tells people to delete it."""
+    monkeypatch.setattr(np, "load", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        tiny_run(synthetic, run_dir)
 
 
 # The order of images
