@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import yaml
 
-from .errors import ParameterError
+from .errors import ParameterError, in_one_line
 from .runtime import PRECISIONS
 from .storage import PROJECT
 
@@ -133,15 +133,26 @@ def resolve(namespace, notebook):
 def load_profile(name, notebook):
     """Return what the profile `name` sets in `notebook`, such as "03_resnet": a dict, complete.
 
-    Raises ParameterError if there is no such profile, or if it has no section for the notebook.
+    Raises ParameterError if there is no such profile, if it has no section for the notebook, or if
+    it sets something else.
     """
-    files = sorted(PROFILES.glob("*.yaml"))
-    sections = {file.stem: yaml.safe_load(file.read_text("utf-8")) for file in files}
-    known = [profile for profile, section in sections.items() if notebook in section]
+    profiles = {file.stem: _read_profile(file) for file in sorted(PROFILES.glob("*.yaml"))}
+    known = [profile for profile, sections in profiles.items() if notebook in sections]
     if name not in known:
         raise ParameterError(f"profile {name!r} does not exist here: {_hint(str(name), known)}")
-    settings = sections[COMPLETE][notebook]
-    return settings | (sections[name][notebook] or {})
+    settings, own = profiles[COMPLETE][notebook], profiles[name][notebook] or {}
+    for unknown in own.keys() - settings.keys():
+        raise ParameterError(
+            f"{unknown} in {name}.yaml is no parameter of {notebook}: {_hint(unknown, settings)}"
+        )
+    return settings | own
+
+
+def _read_profile(file):
+    try:
+        return yaml.safe_load(file.read_text("utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{file} is not YAML ({in_one_line(error)}): correct it.") from None
 
 
 def _hint(name, known):
@@ -169,11 +180,11 @@ def _assigned(cells):
     names = set()
     for source in cells:
         with contextlib.suppress(SyntaxError):
-            statements = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-            own = {
-                target.id for node in statements for target in node.targets if hasattr(target, "id")
-            }
-            if source.startswith("# Parameters"):  # papermill's
+            kinds = (ast.Assign, ast.AnnAssign)
+            assignments = [s for s in ast.parse(source).body if isinstance(s, kinds)]
+            stored = [n for s in assignments for n in ast.walk(s) if isinstance(n, ast.Name)]
+            own = {node.id for node in stored if isinstance(node.ctx, ast.Store)}
+            if source.startswith("# Parameters") or own == {"profile"}:  # papermill's, or one more
                 names |= own
             elif "profile" in own:
                 names = own

@@ -1,9 +1,11 @@
 import math
+import shutil
 
 import papermill
 import pytest
 import yaml
 
+from cifar100_helpers import parameters
 from cifar100_helpers.errors import ParameterError
 from cifar100_helpers.parameters import PROFILES, RULES, load_profile, resolve
 
@@ -123,6 +125,31 @@ def test_profile_that_this_notebook_lacks_is_refused_with_the_others(name):
     hint = "did you mean laptop" if name == "labtop" else "there are .*half_hour.*published"
     with pytest.raises(ParameterError, match=f"profile '?{name}'? does not exist here: {hint}"):
         resolve({"profile": name}, "04_xception")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("03_resnet: {epcohs: 3}", r"epcohs in mine\.yaml is no parameter of 03_.* mean epochs"),
+        ("03_resnet: [", r"mine\.yaml is not YAML \(.*line 1.*\): correct it"),
+        ("", r"profile 'mine' does not exist here: there are .*published"),
+    ],
+)
+def test_profile_of_ones_own_that_does_not_fit_is_one_sentence(
+    tmp_path, monkeypatch, content, sentence
+):
+    for file in PROFILES.glob("*.yaml"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(parameters, "PROFILES", tmp_path)
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(ParameterError, match=sentence):
+        resolve({"profile": "mine"}, "03_resnet")
+
+
+@pytest.mark.parametrize("cell", ["epochs, width = 3, 8", "epochs: int = 3\nwidth: int = 8"])
+def test_parameter_counts_however_it_is_assigned_and_another_profile_drops_none(cell):
+    settings = resolve(ran(f'profile = "laptop"\n{cell}', 'profile = "half_hour"'), "03_resnet")
+    assert (settings.profile, settings.epochs, settings.width) == ("half_hour", 3, 8)
 
 
 def test_unknown_parameter_is_refused_until_its_cell_is_corrected():
