@@ -18,8 +18,9 @@ from .storage import atomic_path, exclusive_lock, load_arrays, write_json
 
 SCHEMA = 3
 UNKNOWN = "–"
-# What a saved layer can do without: it says how to train, and older Keras refuses keys of newer.
-TRAINING_SETTINGS = ("initializer", "regularizer", "constraint", "renorm", "quantization")
+# What a saved layer can do without: it says how to train. Older Keras refuses keys of newer, and
+# another backend than TensorFlow the statistics of several GPUs.
+OF_TRAINING = ("initializer", "regularizer", "constraint", "renorm", "quantization", "synchronized")
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 # The PFLOPs are those of the same recipes here.
@@ -105,7 +106,7 @@ def _stock_layer(layer):
     config = {
         name: value
         for name, value in stock.get_config().items()
-        if not any(setting in name for setting in TRAINING_SETTINGS)
+        if not any(setting in name for setting in OF_TRAINING)
     }
     stock.get_config = lambda: config  # what is saved of it
     return stock

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 SCRIPT = """
 import json
 import numpy as np
-from cifar100_helpers import data, inference, recipes, resnet, runtime, training, xception
+from cifar100_helpers import data, inference, recipes, resnet, results, runtime
+from cifar100_helpers import training, xception
 from cifar100_helpers.errors import ParameterError
 import keras
 
@@ -41,6 +43,7 @@ def train():
     odd = cifar.x_test[:37]
     features = run.features(keras.Model(model.input, model.get_layer("pool").output), odd)
     predicted = inference.predict(model, odd)
+    results.save_model(model, "")
     np.savez(f"{runtime.device_count()}.npz", predicted, features, *model.get_weights())
     return run.state["history"]
 
@@ -81,6 +84,8 @@ def test_two_devices_train_as_one_does(tmp_path):
     assert one["arr_0"].shape == (37, 100) and len(one["arr_1"]) == 37
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=0.02, atol=2e-3)
+    saved = zipfile.ZipFile(tmp_path / "model.keras").read("config.json")
+    assert b'"synchronized": true' not in saved  # other backends refuse it
     # JAX computes the statistics of a whole batch by itself.
     assert set(said["synchronized"]) == {keras.backend.backend() == "tensorflow"}
     assert "221 images in batches of 64 cannot be divided evenly among 2 devices" in said["refused"]
