@@ -7,14 +7,10 @@ images are the same; PyTorch runs channels-last, its faster layout, with and wit
 and the faster counts. The contestants take turns, each in a process of its own, as the threads of
 one library slow the other; a speed is the median of the rounds. On a GPU, both use it. Writes
 results/pytorch.md; 15 to 25 minutes on two cores.
-
-The last columns: floating-point operations of our convolutions and dense layers per second, and
-their share of what PyTorch reaches here in the product of two large matrices.
 """
 
 import contextlib
 import multiprocessing
-import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -28,13 +24,13 @@ import numpy as np
 RECORD = Path(__file__).resolve().parent.parent / "results" / "pytorch.md"
 BATCH_SIZE, ROUNDS = 128, 3
 WAYS = ("channels last", "channels last, compiled")
-HEAD = """| width | precision | | ours | PyTorch, at its best | ratio | GFLOP/s | of a matmul's |
-| --- | --- | --- | --- | --- | --- | --- | --- |"""
+HEAD = """| width | precision | | ours | PyTorch, at its best | ratio |
+| --- | --- | --- | --- | --- | --- |"""
 
 
 class Ours:
     def __init__(self, width, precision):
-        from cifar100_helpers import inference, recipes, resnet, runtime
+        from cifar100_helpers import recipes, resnet, runtime
 
         precision = precision.replace("bfloat16", "mixed_bfloat16")
         self.precision = runtime.configure(precision=precision).removeprefix("mixed_")
@@ -42,7 +38,6 @@ class Ours:
         optimizer = recipes.make_optimizer(recipes.Phase(1, 0.05, optimizer="sgd"), 1)
         self.model.compile(optimizer, loss="sparse_categorical_crossentropy")
         self.machine = runtime.describe()
-        self.forward_flops = inference.forward_flops(self.model)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
 
     def train(self, x, y):
@@ -85,17 +80,6 @@ class PyTorch:
         with self.torch.autocast(self.device, self.torch.bfloat16, enabled=mixed):
             return self.forward(scaled.contiguous(memory_format=self.layout))
 
-    def matmul_flops(self):
-        """Return the operations per second in the product of two square matrices."""
-        side = 8192 if self.device == "cuda" else 2048
-        matrix, times = self.torch.rand(side, side, device=self.device).to(self.dtype), []
-        for _ in range(11):
-            start = time.perf_counter()
-            matrix @ matrix
-            self.wait()
-            times.append(time.perf_counter() - start)
-        return 2 * side**3 / statistics.median(times)
-
     def wait(self):
         if self.device == "cuda":
             self.torch.cuda.synchronize()
@@ -135,8 +119,7 @@ def begin(kind, *options):
 
 
 def answer(name):
-    attribute = getattr(contestant, name)
-    return attribute() if callable(attribute) else attribute
+    return getattr(contestant, name)
 
 
 def images_per_second(work, batches):
@@ -163,23 +146,19 @@ def compare(width, precision):
     """Yield two rows of the table: training and inference of the model of `width`."""
     kinds = [(Ours,), *((PyTorch, way) for way in WAYS)]
     with contextlib.ExitStack() as stack:
-        ours, *theirs = everyone = [
+        everyone = [
             stack.enter_context(in_own_process(kind, width, precision, *way))
             for kind, *way in kinds
         ]
         assert len({run(answer, "parameters") for run in everyone}) == 1
-        reachable = theirs[0](answer, "matmul_flops")
         batches = max(1, 8192 // width**2)  # about as much work at every width
-        # The gradients of an output and of a kernel cost as much as a forward pass each.
-        for kind, work, passes in (("training", "train", 3), ("inference", "infer", 1)):
+        for kind, work in (("training", "train"), ("inference", "infer")):
             task = (images_per_second, work, batches)
             speeds = [[run(*task) for run in everyone] for _ in range(1 + ROUNDS)]
             speed, *peers = np.median(speeds[1:], axis=0)  # the first round compiles
-            achieved = speed * passes * ours(answer, "forward_flops")
             yield (
                 f"| {width} | {precision} | {kind} | {speed:,.0f} | {max(peers):,.0f}, "
-                f"{WAYS[np.argmax(peers)]} | {speed / max(peers):.2f} | "
-                f"{achieved / 1e9:,.0f} | {achieved / reachable:.0%} |"
+                f"{WAYS[np.argmax(peers)]} | {speed / max(peers):.2f} |"
             )
 
 

@@ -273,13 +273,6 @@ def cost_ratio(first, second):
     return high / low
 
 
-def published_runs(runs):
-    """Return those of `runs` that repeat the published pair: a dict from the model to its run."""
-    return {
-        run.record["model"]: run for run in runs if run.name == f"{run.record['model']}_published"
-    }
-
-
 # Tables of runs in Markdown: what each run reached, and what it cost
 
 

@@ -1,8 +1,7 @@
-"""Run notebooks on real data; store the record of each run, the README's table and its figure.
+"""Run a notebook on real data; store the record of the run, the README's table and its figure.
 
-    python scripts/publish.py 03_resnet published           # a notebook and its profile
-    python scripts/publish.py 03_resnet half_hour 04_xception laptop --model
-    python scripts/publish.py 01_data 02_augment 05_compare # with the profiles that they name
+    python scripts/publish.py 03_resnet           # with the profile that its parameters cell names
+    python scripts/publish.py 03_resnet laptop --model
     python scripts/publish.py 03_resnet half_hour -p seed 1 -p run_name resnet_half_hour_seed1
 
 A run that is killed goes on after its last whole epoch when this is called again, so
@@ -25,7 +24,7 @@ import papermill
 import yaml
 
 from cifar100_helpers.comparison_plots import plot_cost
-from cifar100_helpers.errors import ParameterError, UserError
+from cifar100_helpers.errors import UserError
 from cifar100_helpers.parameters import resolve
 from cifar100_helpers.results import PUBLISHED, load_run, load_runs, seed_groups
 from cifar100_helpers.storage import atomic_path, exclusive_lock
@@ -34,50 +33,21 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS, BUILD = ROOT / "results", ROOT / "build" / "published"
 NOTEBOOKS = {file.stem: file for file in sorted((ROOT / "notebooks").glob("0*.ipynb"))}
 MODELS = {"resnet": "ResNet", "xception": "Xception"}
-JUPYTERLAB_METADATA = {  # what it writes itself: opening a stored notebook changes nothing
-    "kernelspec": {
-        "display_name": "Python 3 (ipykernel)",
-        "language": "python",
-        "name": "python3",
-    },
-    "language_info": {
-        "codemirror_mode": {"name": "ipython", "version": 3},
-        "file_extension": ".py",
-        "mimetype": "text/x-python",
-        "name": "python",
-        "nbconvert_exporter": "python",
-        "pygments_lexer": "ipython3",
-        "version": "3.11.7",
-    },
-}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", help="notebooks, each with a profile behind it or none")
+    parser.add_argument("notebook", choices=NOTEBOOKS)
+    parser.add_argument("profile", nargs="?", help="by default the one that the notebook names")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     parser.add_argument("--model", action="store_true", help="store model.keras as well")
     arguments = parser.parse_args()
     changes = {name: yaml.safe_load(value) for name, value in arguments.p}
     try:
-        for notebook, profile in pairs(arguments.names):
-            publish(notebook, profile, changes, with_model=arguments.model)
+        publish(arguments.notebook, arguments.profile, changes, with_model=arguments.model)
         write_readme()
     except UserError as error:
         sys.exit(str(error))
-
-
-def pairs(names):
-    """Return `names` as pairs of a notebook and the profile behind it, or None."""
-    found = []
-    for name in names:
-        if name in NOTEBOOKS:
-            found.append((name, None))
-        elif found and not found[-1][1]:
-            found[-1] = found[-1][0], name
-        else:
-            raise ParameterError(f"{name} is no notebook: there are {', '.join(NOTEBOOKS)}.")
-    return found
 
 
 def publish(name, profile, changes, *, with_model=False):
@@ -134,7 +104,8 @@ def store(notebook, target):
         results = [out for out in cell.outputs if out.output_type == "execute_result"]
         for counted in (cell, *results):
             counted.execution_count = count
-    notebook.metadata = JUPYTERLAB_METADATA
+    own = ("kernelspec", "language_info")  # what JupyterLab writes too
+    notebook.metadata = {name: notebook.metadata[name] for name in own}
     with atomic_path(target) as unfinished:
         nbformat.write(notebook, unfinished)
 

@@ -20,7 +20,6 @@ from cifar100_helpers.results import (
     equal_cost_pairs,
     load_run,
     load_runs,
-    published_runs,
     runs_table,
     save_run,
     seed_table,
@@ -267,11 +266,6 @@ def test_comparison_names_its_cost():
     unequal = compare_runs(recorded("a", top1=0.5025, petaflops=50.0), recorded("b", petaflops=4.0))
     assert "no difference is shown: 0.25 points of top-1 may be chance" in unequal
     assert unequal.endswith("for 50 against 4 PFLOP of training: one cost 12 times the other.")
-
-
-def test_published_pair_is_found_by_its_names():
-    runs = [recorded("resnet_laptop"), recorded("resnet_published")]
-    assert published_runs(runs) == {"resnet": runs[1]}
 
 
 def test_notebook_compares_runs_that_agree_on_nothing_and_find_nothing(synthetic, tmp_path):
