@@ -184,7 +184,8 @@ def _assigned(cells):
             assignments = [s for s in ast.parse(source).body if isinstance(s, kinds)]
             stored = [n for s in assignments for n in ast.walk(s) if isinstance(n, ast.Name)]
             own = {node.id for node in stored if isinstance(node.ctx, ast.Store)}
-            if source.startswith("# Parameters") or own == {"profile"}:  # papermill's, or one more
+            # papermill's cell, or one that chooses another profile
+            if source.startswith("# Parameters") or own == {"profile"}:
                 names |= own
             elif "profile" in own:
                 names = own

@@ -18,8 +18,8 @@ from .storage import atomic_path, exclusive_lock, load_arrays, write_json
 
 SCHEMA = 3
 UNKNOWN = "–"
-# What a saved layer can do without: it says how to train. Older Keras refuses keys of newer, and
-# another backend than TensorFlow the statistics of several GPUs.
+# What a saved layer can do without: it says how to train. Older Keras refuses keys that it does not
+# know, and JAX and PyTorch refuse layers that are synchronized.
 OF_TRAINING = ("initializer", "regularizer", "constraint", "renorm", "quantization", "synchronized")
 NO_BREAK = "\N{NO-BREAK SPACE}"
 

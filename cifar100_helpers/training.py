@@ -84,7 +84,7 @@ class Run:
                 # A run stopped in its first epoch and started again begins with its first weights.
                 model.set_weights(before)
                 raise
-        self.fitted, self.trained = max(self.fitted, number + 1), model
+        self.fitted, self.trained = number + 1, model
 
     def _number(self, phase):
         """The place of `phase` among those of the run, from 0; RunError before its turn."""

@@ -78,6 +78,9 @@ def test_run_that_is_not_trained_to_its_end_is_never_tested(synthetic, tmp_path,
         with pytest.raises(RunError, match="not trained to its end: run the cells that train it"):
             results.finish_run(run, asked, synthetic)
         assert not run.recorded
+    whole.fit(model, synthetic.x_train[:70], synthetic.y_train[:70], phase=PHASES[0])
+    with pytest.raises(RunError, match="not trained to its end"):  # that was one phase of two
+        results.finish_run(whole, model, synthetic)
 
 
 def test_finished_run_is_read_and_never_tested_again(synthetic, tmp_path, monkeypatch):

@@ -52,8 +52,8 @@ runtime.divide_batches(["cpu:0", "cpu:1"])
 said["parts"].append(runtime.device_count())
 said["histories"].append(train())
 base = xception.build_xception(weights="none").get_layer("base")
-kinds = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
-said["synchronized"] = [layer.synchronized for layer in kinds]
+norms = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
+said["synchronized"] = [layer.synchronized for layer in norms]
 try:
     trained(221)
 except ParameterError as error:
