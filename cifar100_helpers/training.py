@@ -100,6 +100,8 @@ class Run:
     def _fit(self, model, x, y, number, validation_data):
         phase = self.phases[number]
         first = sum(known.epochs for known in self.phases[:number])
+        # Before Keras would, in its first step: TensorFlow then traces that step once, not twice.
+        model.optimizer.build(model.trainable_variables)
         done = min(max(0, self.state["epochs_done"] - first), phase.epochs)
         if done:
             self._go_on(model, first, done, phase.epochs)
@@ -197,7 +199,6 @@ class Run:
         if self.recorded and not file.exists():
             print("(from its record: the trained weights are not in this folder)", flush=True)
             return
-        model.optimizer.build(model.trainable_variables)
         variables, stored = _variables(model), _load_checkpoint(file)
         values = [stored.get(f"arr_{number}") for number in range(len(variables))]
         for variable, value in zip(variables, values, strict=True):
