@@ -99,12 +99,12 @@ class Cifar100:
 def load(dataset, data_dir="", *, seed=0, small=False):
     """Return the data set that a notebook's parameters name, as a `Cifar100`.
 
-    "synthetic" draws the stand-in by `seed`: 5,000 + 500 images if `small`, else as many as the
+    "synthetic" draws the stand-in by `seed`: 5,000 + 200 images if `small`, else as many as the
     real data set has. "cifar100" is `load_cifar100(data_dir)`, never smaller.
     """
     if dataset != "synthetic":
         return load_cifar100(data_dir)
-    sizes = {"train_size": 5_000, "test_size": 500} if small else {}
+    sizes = {"train_size": 5_000, "test_size": 200} if small else {}
     return load_synthetic(seed=seed, **sizes)
 
 

@@ -285,7 +285,7 @@ def test_of_several_at_once_one_downloads_and_all_load(server):
 def test_notebooks_load_what_their_parameters_name(put):
     assert len(data.load("cifar100", put("here"), small=True).x_train) == 200
     small = data.load("synthetic", "no folder", seed=3, small=True)
-    assert (small.name, len(small.y_train), len(small.y_test)) == ("synthetic", 5_000, 500)
+    assert (small.name, len(small.y_train), len(small.y_test)) == ("synthetic", 5_000, 200)
     assert not np.array_equal(small.x_test, data.load("synthetic", small=True).x_test)
 
 
