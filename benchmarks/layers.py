@@ -60,7 +60,8 @@ def main():
     fastest, machine = runtime.configure(precision="auto"), runtime.describe()
     text = (
         f"`benchmarks/layers.py` on {machine['device']}, {machine['cores']} cores, "
-        f"{machine['backend']}, batches of {BATCH_SIZE}; images/s in training:\n\n"
+        f"{machine['backend']}, batches of {BATCH_SIZE}; images/s in training, medians of {ROUNDS} "
+        "rounds; a ratio is the median of theirs:\n\n"
         "| model | layer | precision | ours | Keras's | ratio |\n|---|---|---|--:|--:|--:|\n"
     )
     for precision in dict.fromkeys(("float32", fastest)):

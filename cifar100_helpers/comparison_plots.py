@@ -91,7 +91,7 @@ def plot_cost(runs):
     for figures in _published(records):
         colour = COLOURS[figures["model"]]
         points.append((figures["PFLOPs"], 100 * figures["top1"]))
-        texts.append(f"{figures['model']}, published")
+        texts.append(f"{figures['model']} as published")
         ax.plot(*points[-1], "D", mfc="white", color=colour)
         ax.axhline(points[-1][1], color=colour, ls="--", lw=1, zorder=0)
     ax.set_xscale("log")

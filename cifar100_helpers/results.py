@@ -282,7 +282,7 @@ def runs_table(records, columns):
     `columns` are names that `describe_run` knows. On real data, the published figures come first.
     """
     published = PUBLISHED if records[0]["dataset"] == "cifar100" else ()
-    rows = [(f"{figures['model']}, published", _published(figures)) for figures in published]
+    rows = [(f"{figures['model']} as published", _published(figures)) for figures in published]
     rows += [(record["name"], describe_run(record)) for record in records]
     cells = [[name, *(row.get(column, UNKNOWN) for column in columns)] for name, row in rows]
     return _markdown([["run", *columns], *cells])
@@ -306,6 +306,7 @@ def describe_run(record):
         "minutes": f"{sum(record['phase_seconds']) / 60:.0f}",
         "PFLOPs": f"{record['petaflops']:.3g}",
         "device": several + machine["device"] + cores,
+        "backend": machine["backend"],
         "data set": _data_set(record),
     }
 

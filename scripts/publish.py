@@ -132,7 +132,7 @@ def readme_table():
     ]
     groups = seed_groups([run.record for run in load_runs(RESULTS)])
     rows += [describe_group(group) for group in sorted(groups, key=mean_minutes)]
-    head = ("run", "what you need", "time", "accuracy", "model")
+    head = ("run", "measured on", "time", "accuracy", "model")
     lines = [f"| {' | '.join(row)} |" for row in [head, *rows]]
     return "\n".join([lines[0], "| --- | --- | ---: | ---: | --- |", *lines[1:]])
 

@@ -163,8 +163,8 @@ def test_published_figures_stand_beside_real_runs_alone():
     columns = ("top-1", "epochs", "parameters", "PFLOPs", "loss")
     table = runs_table([record("mine")], columns)
     assert [list(row.values()) for row in rows_of(table)] == [
-        ["resnet, published", "65.49 %", "26", "46,203,236", "53.9", "–"],
-        ["xception, published", "72.93 %", "45", "21,961,868", "13.1", "–"],
+        ["resnet as published", "65.49 %", "26", "46,203,236", "53.9", "–"],
+        ["xception as published", "72.93 %", "45", "21,961,868", "13.1", "–"],
         ["mine", "70.38 % ± 0.9", "3", "2,918,564", "12.3", "1.097"],
     ]
     (row,) = rows_of(runs_table([record("drawn", dataset="synthetic")], ("data set",)))
