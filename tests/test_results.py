@@ -129,7 +129,7 @@ def record(name="a", **changes):
         "metrics": METRICS,
         "phase_seconds": [3000.0, 540.0],
         "petaflops": 12.34,
-        "machine": {"device": "AMD EPYC", "gpus": 0, "cores": 2},
+        "machine": {"device": "AMD EPYC", "gpus": 0, "cores": 2, "backend": "tensorflow"},
     } | changes
 
 
@@ -153,9 +153,10 @@ def test_run_is_described_in_words_for_readers():
         "minutes": "59",
         "PFLOPs": "12.3",
         "device": "AMD EPYC, 2 cores",
+        "backend": "tensorflow",
         "data set": "cifar100",
     }
-    machine = {"device": "NVIDIA H100", "gpus": 4, "cores": 16}
+    machine = {"device": "NVIDIA H100", "gpus": 4, "cores": 16, "backend": "jax"}
     assert describe_run(record(machine=machine))["device"] == "4 × NVIDIA H100"
 
 
