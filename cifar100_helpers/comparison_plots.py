@@ -185,7 +185,7 @@ def plot_classes(first, second, names, *, count=6):
 
 
 def plot_reliability(first, second):
-    """Draw accuracy by confidence, as trained and after `calibrate`, and return two runs' Axes."""
+    """Draw accuracy by confidence, as trained and after `calibrate`, and return an Axes a run."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
     figure.suptitle("How far the models' confidence can be trusted")
     colours = colours_of(first, second)
@@ -227,9 +227,9 @@ def plot_coverage(first, second):
 
 
 def plot_only_one_correct(images, correct, wrong, names, *, count=10):
-    """Draw test `images` that the run `correct` gets right and `wrong` does not, its surest first.
+    """Draw test `images` that the run `correct` gets right and `wrong` does not.
 
-    `images`: uint8 (n, height, width, 3).
+    Those about which `wrong` was surest come first. `images`: uint8 (n, height, width, 3).
     """
     predicted, confidence = wrong.probabilities.argmax(axis=1), wrong.probabilities.max(axis=1)
     chosen = surest(is_correct(correct) & ~is_correct(wrong), wrong.probabilities, count)

@@ -2,11 +2,9 @@
 
 import contextlib
 import hashlib
-import io
 import itertools
 import os
 import pickle
-import socket
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 
 from .errors import DatasetError, ParameterError, in_one_line
 from .runtime import progress_bar
-from .storage import places
+from .storage import places, quiet_download
 from .synthetic import draw_images
 
 IMAGE_SIZE = 32  # pixels: the side of every image
@@ -61,7 +59,6 @@ NEAR_DUPLICATES = Path(__file__).with_name("near_duplicates.csv")
 _FILES = ("train", "test")  # the third, meta, holds the names above
 _FOLDER = "cifar-100-python"  # in the archive; and where older versions of Keras unpacked it
 _CACHED = "cifar-100-python-target"  # where keras.datasets.cifar100 unpacks it
-_TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -252,15 +249,9 @@ def _download():
 
 
 def _fetch(cache):
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT_SECONDS)  # get_file would wait for a silent server for ever
     options = {"file_hash": OFFICIAL_MD5["archive"], "extract": True, "cache_dir": cache}
-    try:
-        # Keras's own progress bar fills a notebook with control codes.
-        with contextlib.redirect_stdout(io.StringIO()):
-            return Path(keras.utils.get_file(_CACHED, URL, **options), _FOLDER)
-    finally:
-        socket.setdefaulttimeout(timeout)
+    with quiet_download():
+        return Path(keras.utils.get_file(_CACHED, URL, **options), _FOLDER)
 
 
 def _stratified(parameter, size, indices, labels, seed):

@@ -145,9 +145,9 @@ def telling_pictures(model, run, images, count=3, among=8):
     """
     predicted, confidence = run.probabilities.argmax(axis=1), run.probabilities.max(axis=1)
     order = np.argsort(abs(confidence - 0.75), kind="stable")  # surer: hardly any place matters
-    right = (predicted == run.labels)[order]
+    correct = (predicted == run.labels)[order]
     shown, maps = [], []
-    for candidates in (order[right][:among], order[~right][:among]):
+    for candidates in (order[correct][:among], order[~correct][:among]):
         found = [(i, occlusion_map(model, images[i], predicted[i])) for i in candidates]
         found.sort(key=lambda pair: -pair[1].max())
         shown += [i for i, _ in found[:count]]

@@ -27,15 +27,16 @@ def predict(model, images, *, batch_size=128, after_batch=None):
     # Repeated at the end if every device must get the same number; the surplus is cut off.
     surplus = -len(images) % devices
     filled = np.resize(images, (len(images) + surplus, *images.shape[1:])) if surplus else images
-    with progress_bar(len(images), "predicting", "image") as bar:
+    batches = Batches(filled, batch_size=batch_size - batch_size % devices)
+    with progress_bar(len(batches), "predicting", "batch") as bar:
 
         def count(batch, logs):
-            bar.update(batch_size)
+            bar.update()
             if after_batch:
-                after_batch(-(-len(filled) // batch_size))
+                after_batch(len(batches))
 
         predicted = model.predict(
-            prefetch(Batches(filled, batch_size=batch_size - batch_size % devices)),
+            prefetch(batches),
             verbose=0,
             callbacks=[keras.callbacks.LambdaCallback(on_predict_batch_end=count)],
         )

@@ -16,7 +16,7 @@ from .storage import PROJECT
 
 PROFILES = PROJECT / "notebooks" / "profiles"
 COMPLETE = "published"  # the profile that has every parameter; the others hold what differs
-# Where files lie and how long a run may take are no properties of it: its record leaves them out.
+# Where files lie, what chose the settings and how long a run may take: no properties of the run.
 NOT_RECORDED = ("changed", "data_dir", "hours", "picture", "profile", "results_dir", "run_name")
 
 
@@ -139,7 +139,7 @@ def load_profile(name, notebook):
     profiles = {file.stem: _read_profile(file) for file in sorted(PROFILES.glob("*.yaml"))}
     known = [profile for profile, sections in profiles.items() if notebook in sections]
     if name not in known:
-        raise ParameterError(f"profile {name!r} does not exist here: {_hint(str(name), known)}")
+        raise ParameterError(f"profile {name!r} does not exist here: {_hint(name, known)}")
     settings, own = profiles[COMPLETE][notebook], profiles[name][notebook] or {}
     for unknown in own.keys() - settings.keys():
         raise ParameterError(
@@ -150,13 +150,19 @@ def load_profile(name, notebook):
 
 def _read_profile(file):
     try:
-        return yaml.safe_load(file.read_text("utf-8")) or {}
+        sections = yaml.safe_load(file.read_text("utf-8")) or {}
     except yaml.YAMLError as error:
         raise ParameterError(f"{file} is not YAML ({in_one_line(error)}): correct it.") from None
+    own = sections.values() if isinstance(sections, dict) else ["none"]
+    if not all(isinstance(section or {}, dict) for section in own):
+        raise ParameterError(
+            f"{file} must name notebooks, and below each its parameters, such as epochs: 3."
+        )
+    return sections
 
 
 def _hint(name, known):
-    close = get_close_matches(name, known, n=1)
+    close = get_close_matches(str(name), known, n=1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
 
 

@@ -53,8 +53,9 @@ class Phase:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < below:
                 limit = f" and below {below}" if below < math.inf else ""
+                text = " (YAML reads 1e-3 as text: write 0.001)" if isinstance(value, str) else ""
                 raise ParameterError(
-                    f"{name} of a phase must be a number of at least 0{limit}, not {value!r}."
+                    f"{name} of a phase must be a number of at least 0{limit}, not {value!r}{text}."
                 )
         sizes = self.image_sizes
         if type(sizes) is not list or not all(type(s) is int and 8 <= s <= 32 for s in sizes):
@@ -227,6 +228,9 @@ class SparseCategoricalCrossentropy(keras.losses.Loss):
     def __init__(self, label_smoothing=0.0, **options):
         super().__init__(**options)
         self.label_smoothing = label_smoothing
+
+    def get_config(self):
+        return super().get_config() | {"label_smoothing": self.label_smoothing}
 
     def call(self, y_true, y_pred):
         if not self.label_smoothing:

@@ -23,7 +23,8 @@ def _without_startup_notices():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Off by default on processors without AVX-512, where it doubles the speed of training.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    # JAX and TensorFlow take nearly all of a GPU's memory unless told; PyTorch does not.
+    # TensorFlow and JAX take nearly all of a GPU's memory unless told; PyTorch does not.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notices:
@@ -58,13 +59,13 @@ BFLOAT16_GPU = (8, 0)  # the compute capability of the first that has it, NVIDIA
 
 
 def configure(*, seed=0, precision="float32"):
-    """Seed Python, NumPy and the backend, prepare the GPUs, and set the precision.
+    """Seed Python, NumPy and the backend, set the precision, and use all GPUs.
 
     `precision`, one of PRECISIONS, is a Keras dtype policy; "auto" is bfloat16 on hardware that
-    computes in it, else float32. Returns the policy. Call it before the first array reaches a GPU:
-    GPU memory grows on demand, and models built later train on all GPUs (see `divide_batches`).
+    computes in it, else float32. Returns the policy. Models built later train on all GPUs (see
+    `divide_batches`).
     """
-    _prepare_gpus()
+    _keep_compiled_programs()
     if len(gpus := _gpus()) > 1:
         divide_batches([f"gpu:{number}" for number in range(len(gpus))])
     # The keras.json in the user's home may have other settings.
@@ -97,7 +98,7 @@ def device_count():
     if BACKEND == "tensorflow":
         return tf.distribute.get_strategy().num_replicas_in_sync
     distribution = keras.distribution.distribution()
-    return distribution.num_model_replicas if distribution else 1
+    return distribution.device_mesh.devices.size if distribution else 1
 
 
 def layers_see_parts():
@@ -222,12 +223,9 @@ def progress_bar(total, description, unit="it", **options):
     return tqdm(total=total, desc=description, unit=unit, **options)
 
 
-def _prepare_gpus():
-    if BACKEND == "tensorflow":
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
-    # An Xception's training step takes JAX more than a minute to compile: programs are kept.
-    elif BACKEND == "jax" and _gpus() and not jax.config.jax_compilation_cache_dir:
+def _keep_compiled_programs():
+    # An Xception's training step takes JAX more than a minute to compile.
+    if BACKEND == "jax" and _gpus() and not jax.config.jax_compilation_cache_dir:
         folder = os.path.expanduser("~/.cache/cifar100_helpers/jax")
         jax.config.update("jax_compilation_cache_dir", folder)
 

@@ -1,8 +1,10 @@
 """Where files lie, files that are whole or not there, and folders that one process works in."""
 
 import contextlib
+import io
 import json
 import os
+import socket
 from pathlib import Path
 
 import filelock
@@ -10,6 +12,7 @@ import numpy as np
 
 from .errors import ParameterError, RunError
 
+TIMEOUT_SECONDS = 60  # of a download
 PROJECT = Path(__file__).resolve().parent.parent  # with the notebooks and the committed records
 
 
@@ -44,6 +47,21 @@ def _expanded(path):
             f"{path} starts in the home of {user[1:]}, who is no user of this machine: "
             "write the whole path."
         ) from None
+
+
+@contextlib.contextmanager
+def quiet_download():
+    """Let `keras.utils.get_file` download without a progress bar, and give up on a silent server.
+
+    Its bar fills a notebook with control codes, and by itself it would wait for ever.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 @contextlib.contextmanager

@@ -165,8 +165,8 @@ class Run:
         ]
 
     def _pace(self, model, x, number, epoch):
-        """The `Pace` of `epoch` in the phase `number`; None if little is left of the phase."""
-        phase, whole = self.phases[number], model.input_shape[1]
+        """The `Pace` of `epoch` in the phase `number`; None if little of the run is left in it."""
+        phase, whole = self.phases[number], model.input_shape[1]  # the side of a whole image
         sides = [phase.image_size(later) or whole for later in range(epoch, phase.epochs)]
         costs = [3 * forward_flops(model) * len(x) / 1e15 * (side / whole) ** 2 for side in sides]
         if sum(costs) < SMALL_PART * sum(self.petaflops):

@@ -6,8 +6,8 @@ import keras
 from keras import layers, ops
 
 from .errors import WeightsError, in_one_line
-from .runtime import layers_see_parts
-from .storage import places
+from .runtime import layers_see_parts, progress_bar
+from .storage import places, quiet_download
 
 
 @keras.saving.register_keras_serializable("cifar100_helpers")
@@ -88,11 +88,12 @@ def _pretrained_base(image_size, weights):
     if source not in ("imagenet", "none"):
         source = _weights_file(source)
     try:
-        base = keras.applications.Xception(
-            include_top=False,
-            weights=None if source == "none" else source,
-            input_shape=(image_size, image_size, 3),
-        )
+        with progress_bar(1, "loading Xception (84 MB)", bar_format="{desc}"), quiet_download():
+            base = keras.applications.Xception(
+                include_top=False,
+                weights=None if source == "none" else source,
+                input_shape=(image_size, image_size, 3),
+            )
     except Exception as error:  # Keras and h5py raise what they find, down to Exception itself
         if source == "none":
             raise

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from keras.src.datasets.cifar import load_batch
 
-from cifar100_helpers import data
+from cifar100_helpers import data, storage
 from cifar100_helpers.data import COARSE_OF_FINE, load_cifar100, train_validation_split
 from cifar100_helpers.errors import DatasetError, ParameterError
 
@@ -248,7 +248,7 @@ def test_keras_reads_what_the_quiet_download_leaves(put, server, monkeypatch, ca
 def test_a_failed_download_is_one_sentence_and_the_next_one_succeeds(
     put, server, monkeypatch, answer, reason
 ):
-    monkeypatch.setattr(data, "_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 1)
     monkeypatch.setattr(data, "URL", f"{server.url}/{answer}" if answer else CLOSED)
     with pytest.raises(DatasetError, match=rf"download from http.* failed \(.*{reason}") as caught:
         load_cifar100()

@@ -40,7 +40,7 @@ def notebook(request):
 # What the files hold
 
 
-def test_was_run_from_top_to_bottom(notebook):
+def test_cells_are_counted_from_top_to_bottom(notebook):
     counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1))
 

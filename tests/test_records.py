@@ -1,5 +1,6 @@
 """The committed records: sound, of real data, their numbers those of their predictions."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from cifar100_helpers.explain import load_pictures
 from cifar100_helpers.parameters import load_profile
 from cifar100_helpers.recipes import Phase, resnet_phases, xception_phases
 from cifar100_helpers.resnet import build_resnet
-from cifar100_helpers.results import NO_BREAK, describe_run, load_run
+from cifar100_helpers.results import (
+    NO_BREAK,
+    PUBLISHED,
+    describe_run,
+    load_run,
+    mean_and_spread,
+    seed_groups,
+)
 
 ROOT = Path(__file__).parent.parent
 RECORDS = sorted(file.parent for file in (ROOT / "results").glob("*/run.json"))
@@ -72,8 +80,26 @@ def test_record_is_of_todays_profile_and_recipe(folder):
     for name in parameters.keys() - {"precision", "seed"}:  # the machine decides what is "auto"
         assert parameters[name] == settings[name], name
     if record["model"] == "resnet":
-        model = build_resnet(parameters["num_blocks"], parameters["width"])
-        assert model.count_params() == record["parameter_count"]
+        counted = resnet_parameters(*parameters["num_blocks"], width=parameters["width"])
+        assert counted == record["parameter_count"]
+
+
+@functools.cache
+def resnet_parameters(*num_blocks, width):
+    return build_resnet(num_blocks, width).count_params()
+
+
+def test_accuracies_in_words_are_those_of_records():
+    runs = [load_run(folder) for folder in [*RECORDS, *(ROOT / "results/readings").iterdir()]]
+    groups = seed_groups([run.record for run in runs])
+    known = [*(run.top1 for run in runs), *(mean_and_spread(group)[0] for group in groups)]
+    known = {f"{100 * top1:.2f}" for top1 in [*known, *(run["top1"] for run in PUBLISHED)]}
+    texts = [(ROOT / "README.md").read_text()]
+    for file in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(file, as_version=4).cells
+        texts += [cell.source for cell in cells if cell.cell_type == "markdown"]
+    said = re.findall(r"(\d\d\.\d\d) %", "\n".join(texts))
+    assert len(said) > 20 and set(said) <= known
 
 
 def test_records_agree_on_the_test_images():

@@ -114,8 +114,8 @@ KNOWN_TO_KERAS_3_12 = """
 activation antialias axis batch_shape center crop_to_aspect_ratio data_format depth_multiplier
 dilation_rate dtype epsilon fill_mode fill_value filters groups height interpolation keepdims
 kernel_size max_value momentum name negative_slope noise_shape offset optional
-pad_to_aspect_ratio padding pool_size ragged rate scale seed sparse strides synchronized
-threshold trainable units use_bias width
+pad_to_aspect_ratio padding pool_size ragged rate scale seed sparse strides threshold trainable
+units use_bias width
 """
 
 

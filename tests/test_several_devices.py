@@ -62,6 +62,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.every_backend
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="PyTorch's backend trains on one device"
 )
