@@ -48,15 +48,26 @@ def quick_base(model, monkeypatch):
     return asked
 
 
-@pytest.mark.every_backend
+@pytest.fixture
+def small_base(monkeypatch):
+    """A small network stands for Xception."""
+
+    def small(weights, input_shape, **options):
+        layers = [keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()]
+        return keras.Sequential([keras.Input(input_shape), *layers])
+
+    monkeypatch.setattr(keras.applications, "Xception", small)
+
+
 def test_parameters_are_the_published_number(model):
     assert model.count_params() == 21_961_868
     assert model.get_layer("base").count_params() == 20_861_480
 
 
 @pytest.mark.every_backend
-def test_resized_and_scaled_as_if_done_beforehand(model, synthetic):
+def test_resized_and_scaled_as_if_done_beforehand(small_base, synthetic):
     """OpenCV resizes, Keras's own function scales."""
+    model = build_xception(weights="none")
     images = synthetic.x_test[:4]
     resized = [cv2.resize(image.astype("float32"), (71, 71)) for image in images]
     expected = keras.applications.xception.preprocess_input(np.stack(resized))
@@ -76,14 +87,8 @@ def moved(model):
 
 
 @pytest.mark.every_backend
-def test_statistics_move_with_the_base_unless_they_are_frozen(monkeypatch):
-    """A small base stands for Xception; Keras itself decides for the plain one."""
-
-    def small(weights, input_shape, **options):
-        layers = [keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()]
-        return keras.Sequential([keras.Input(input_shape), *layers])
-
-    monkeypatch.setattr(keras.applications, "Xception", small)
+def test_statistics_move_with_the_base_unless_they_are_frozen(small_base):
+    """Keras itself decides for the plain base."""
     weights, statistics = {"kernel", "bias", "gamma", "beta"}, {"moving_mean", "moving_variance"}
     for frozen in (False, True):
         model = build_xception(weights="none", freeze_statistics=frozen)
