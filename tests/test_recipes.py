@@ -119,9 +119,11 @@ def test_loss_on_integer_labels_equals_its_definition(synthetic, smoothing):
     probabilities = np.random.default_rng(0).dirichlet(np.ones(100), 20).astype("float32")
     target = np.full((20, 100), smoothing / 100)
     target[np.arange(20), labels] += 1 - smoothing
-    loss = SparseCategoricalCrossentropy(label_smoothing=smoothing)(labels, probabilities)
+    loss = SparseCategoricalCrossentropy(label_smoothing=smoothing)
+    saved = keras.losses.deserialize(keras.losses.serialize(loss))
     expected = -(target * np.log(probabilities)).sum(axis=1).mean()
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    for one in (loss, saved):
+        assert float(one(labels, probabilities)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "muon"])
