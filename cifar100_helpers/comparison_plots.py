@@ -185,7 +185,7 @@ def plot_classes(first, second, names, *, count=6):
 
 
 def plot_reliability(first, second):
-    """Draw accuracy by confidence, as trained and after `calibrate`, and return an Axes a run."""
+    """Draw accuracy by confidence, before and after `calibrate`; return an Axes for each run."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
     figure.suptitle("How far the models' confidence can be trusted")
     colours = colours_of(first, second)

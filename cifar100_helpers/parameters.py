@@ -153,8 +153,10 @@ def _read_profile(file):
         sections = yaml.safe_load(file.read_text("utf-8")) or {}
     except yaml.YAMLError as error:
         raise ParameterError(f"{file} is not YAML ({in_one_line(error)}): correct it.") from None
-    own = sections.values() if isinstance(sections, dict) else ["none"]
-    if not all(isinstance(section or {}, dict) for section in own):
+    sound = isinstance(sections, dict) and all(
+        isinstance(section or {}, dict) for section in sections.values()
+    )
+    if not sound:
         raise ParameterError(
             f"{file} must name notebooks, and below each its parameters, such as epochs: 3."
         )

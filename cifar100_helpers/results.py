@@ -263,8 +263,8 @@ def compare_runs(first, second):
         found = f"{better.name} is better than {other.name} by {points} ({least:.2f} to {most:.2f})"
     a, b = (f"{run.record['petaflops']:.3g}" for run in (better, other))
     ratio = cost_ratio(first, second)
-    apart = f": one cost {ratio:.{1 if ratio < 10 else 0}f} times the other"
-    apart = "" if ratio < ABOUT_EQUAL else apart
+    times = f"{ratio:.{1 if ratio < 10 else 0}f}"
+    apart = "" if ratio < ABOUT_EQUAL else f": one cost {times} times the other"
     return f"{found},\n  for {a} against {b} PFLOP of training{apart}."
 
 

@@ -88,7 +88,7 @@ def _pretrained_base(image_size, weights):
     if source not in ("imagenet", "none"):
         source = _weights_file(source)
     try:
-        with progress_bar(1, "loading Xception (84 MB)", bar_format="{desc}"), quiet_download():
+        with progress_bar(1, "building Xception", bar_format="{desc}"), quiet_download():
             base = keras.applications.Xception(
                 include_top=False,
                 weights=None if source == "none" else source,

@@ -312,6 +312,7 @@ def test_run_that_takes_too_long_stops_at_once_with_a_way_out(
     synthetic, tmp_path, monkeypatch, slow_clock
 ):
     """An hour a step, or a little more: two steps an epoch, four epochs."""
+    monkeypatch.setattr(training, "describe", lambda: {"gpus": 0})
     with pytest.raises(RunError) as caught:
         tiny_run(synthetic, tmp_path / "run", hours=0.5)
     sentence = str(caught.value)
