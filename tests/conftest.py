@@ -5,6 +5,9 @@ import os
 import matplotlib.pyplot as plt
 import pytest
 
+# Here JAX compiles longer than it computes. (Before the backend is loaded.)
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+
 from cifar100_helpers.data import load_cifar100, load_synthetic
 
 import keras  # isort: skip  (after the package, which sets how its backend computes)

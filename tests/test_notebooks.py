@@ -128,7 +128,9 @@ def test_the_acts_of_training_stand_in_the_cells(name):
 def environment():
     """The environment of a user who named no folder and no backend."""
     unset = ("CIFAR100_DIR", "MPLBACKEND", "PYTEST_CURRENT_TEST")
-    return {key: value for key, value in os.environ.items() if key not in unset}
+    kept = {key: value for key, value in os.environ.items() if key not in unset}
+    # Two notebooks on two cores are a fifth faster if neither takes both.
+    return kept | {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def run(command, *, cwd, env):
@@ -164,24 +166,11 @@ def test_quick_copy_passes_nbval(path, tmp_path, environment):
         assert load_run(record.parent).record["dataset"] == "synthetic"
 
 
-def test_papermill_from_the_root_and_without_copies(tmp_path, environment):
-    """From notebooks/, other tests run it."""
-    output = tmp_path / "out.ipynb"
-    command = ["papermill", "notebooks/02_augment.ipynb", output, "-p", "profile", "quick"]
-    done = run([*command, "-p", "copies", "0"], cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    executed = nbformat.read(output, as_version=4)
-    names = {out.get("name") for cell in code_cells(executed) for out in cell.outputs}
-    assert "stderr" not in names and "Warning" not in output.read_text()
-
-
 def test_wrong_parameter_is_one_clear_error(tmp_path, environment):
+    """Also where papermill runs from the root."""
     output = tmp_path / "out.ipynb"
-    done = run(
-        ["papermill", "03_resnet.ipynb", output, "-p", "epcohs", "3", "--no-progress-bar"],
-        cwd=ROOT / "notebooks",
-        env=environment,
-    )
+    notebook = "notebooks/03_resnet.ipynb"
+    done = run(["papermill", notebook, output, "-p", "epcohs", "3"], cwd=ROOT, env=environment)
     assert done.returncode != 0
     assert "epcohs is no parameter of this notebook: did you mean epochs?" in done.stderr
     errors = [
@@ -191,15 +180,3 @@ def test_wrong_parameter_is_one_clear_error(tmp_path, environment):
         if out.output_type == "error"
     ]
     assert len(errors) == 1 and len(errors[0].traceback) == 1
-
-
-def test_no_data_and_no_network_is_one_clear_error(tmp_path, environment):
-    """Never a silent step to synthetic data."""
-    nowhere = {"KERAS_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
-    done = run(
-        ["papermill", "01_data.ipynb", tmp_path / "out.ipynb", "--no-progress-bar"],
-        cwd=ROOT / "notebooks",
-        env=environment | nowhere,
-    )
-    assert done.returncode != 0
-    assert "DatasetError" in done.stderr

@@ -12,7 +12,7 @@ from cifar100_helpers.results import load_run
 
 ROOT = Path(__file__).parent.parent
 PUBLISH = runpy.run_path(str(ROOT / "scripts" / "publish.py"))
-TINY = {"train_limit": 200, "batch_size": 40, "epochs": 2, "width": 2, "seed": 1}
+TINY = {"train_limit": 200, "batch_size": 40, "epochs": 2, "num_blocks": [1], "width": 2, "seed": 1}
 
 
 @pytest.fixture
@@ -40,6 +40,7 @@ def test_run_leaves_record_and_notebook_and_changes_nothing_committed(project):
     assert TINY.items() <= record["parameters"].items()
     executed = (project / "build/published/resnet_quick.ipynb").read_text()
     assert "epoch 2/2" in executed and str(project) not in executed
+    assert '"name": "stderr"' not in executed
     assert contents(project / "notebooks") | contents(project / "results") == stored
 
 

@@ -17,7 +17,6 @@ from cifar100_helpers.errors import RunError, Stopped
 from cifar100_helpers.inference import predict
 from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.training import Run
-from cifar100_helpers.xception import build_xception
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -30,8 +29,28 @@ np.save("plain.npy", model.predict(np.load("images.npy"), verbose=0))
 """
 
 
+KNOWN_TO_KERAS_3_12 = """
+activation antialias axis batch_shape center crop_to_aspect_ratio data_format depth_multiplier
+dilation_rate dtype epsilon fill_mode fill_value filters groups height interpolation keepdims
+kernel_size max_value momentum name negative_slope noise_shape offset optional
+pad_to_aspect_ratio padding pool_size ragged rate scale seed sparse strides threshold trainable
+units use_bias width
+"""
+
+
+def layer_settings(config):
+    for layer in config["layers"]:
+        nested = "layers" in layer["config"]
+        yield from layer_settings(layer["config"]) if nested else layer["config"]
+
+
 def probabilities_of_plain_keras(run_dir, images):
-    """What a process without this package reads from `run_dir`/model.keras for `images`."""
+    """What a process without this package reads from `run_dir`/model.keras for `images`.
+
+    The oldest Keras that may open it knows all settings of its layers.
+    """
+    config = json.loads(zipfile.ZipFile(run_dir / "model.keras").read("config.json"))
+    assert set(layer_settings(config["config"])) <= set(KNOWN_TO_KERAS_3_12.split())
     np.save(run_dir / "images.npy", images)
     command = [sys.executable, "-c", PLAIN_KERAS]
     done = subprocess.run(command, cwd=run_dir, capture_output=True, text=True, check=False)
@@ -108,26 +127,3 @@ def test_model_of_mixed_precision_is_saved_in_float32(tmp_path):
     assert {layer.compute_dtype for layer in loaded.layers[1:]} == {"float32"}
     for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-KNOWN_TO_KERAS_3_12 = """
-activation antialias axis batch_shape center crop_to_aspect_ratio data_format depth_multiplier
-dilation_rate dtype epsilon fill_mode fill_value filters groups height interpolation keepdims
-kernel_size max_value momentum name negative_slope noise_shape offset optional
-pad_to_aspect_ratio padding pool_size ragged rate scale seed sparse strides threshold trainable
-units use_bias width
-"""
-
-
-def layer_settings(config):
-    for layer in config["layers"]:
-        nested = "layers" in layer["config"]
-        yield from layer_settings(layer["config"]) if nested else layer["config"]
-
-
-@pytest.mark.parametrize("build", [build_resnet, build_xception], ids=["resnet", "xception"])
-def test_saved_model_has_only_settings_that_the_oldest_keras_knows(tmp_path, build):
-    model = build(width=4) if build is build_resnet else build(weights="none")
-    results.save_model(model, tmp_path)
-    config = json.loads(zipfile.ZipFile(tmp_path / "model.keras").read("config.json"))
-    assert set(layer_settings(config["config"])) <= set(KNOWN_TO_KERAS_3_12.split())
