@@ -44,7 +44,11 @@ def close_figures():
 
 @pytest.fixture
 def fresh_keras():
-    """Start a test from the same seed, in float32 and without another test's graph."""
+    """Start a test from the same seed; leave float32, and no graph, to the next one.
+
+    Also to its fixtures of a wider scope, which are made before this one.
+    """
+    keras.utils.set_random_seed(0)
+    yield
     keras.utils.clear_session()
     keras.config.set_dtype_policy("float32")
-    keras.utils.set_random_seed(0)

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.usefixtures("fresh_keras")
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(0)
-    keras.config.set_dtype_policy("float32")
     model = build_xception(weights="none")
     for layer in model.get_layer("base").layers:
         if isinstance(layer, keras.layers.BatchNormalization):
