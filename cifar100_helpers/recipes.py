@@ -178,11 +178,14 @@ def training_petaflops(model, phase, images):
     Those of convolutions and dense layers in the forward pass, three times: the gradients of an
     output and of a kernel cost as much each.
     """
-    side = model.input_shape[1]
-    whole_epochs = sum(
-        ((phase.image_size(epoch) or side) / side) ** 2 for epoch in range(phase.epochs)
-    )
-    return 3 * whole_epochs * forward_flops(model) * images / 1e15
+    return sum(epoch_petaflops(model, phase, images))
+
+
+def epoch_petaflops(model, phase, images):
+    """Return those of each epoch: a list. Small images cost less, in proportion to their pixels."""
+    whole, side = 3 * forward_flops(model) * images / 1e15, model.input_shape[1]
+    sides = [phase.image_size(epoch) or side for epoch in range(phase.epochs)]
+    return [whole * (small / side) ** 2 for small in sides]
 
 
 # What a phase is compiled with

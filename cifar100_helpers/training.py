@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .errors import ParameterError, RunError, explain_interrupt
 from .inference import cached_features, forward_flops
+from .recipes import epoch_petaflops
 from .resnet import downscale_images
 from .runtime import Batches, describe, device_count, prefetch, progress_bar
 from .storage import atomic_path, exclusive_lock, load_arrays
@@ -166,9 +167,7 @@ class Run:
 
     def _pace(self, model, x, number, epoch):
         """The `Pace` of `epoch` in the phase `number`; None if little of the run is left in it."""
-        phase, whole = self.phases[number], model.input_shape[1]  # the side of a whole image
-        sides = [phase.image_size(later) or whole for later in range(epoch, phase.epochs)]
-        costs = [3 * forward_flops(model) * len(x) / 1e15 * (side / whole) ** 2 for side in sides]
+        costs = epoch_petaflops(model, self.phases[number], len(x))[epoch:]
         if sum(costs) < SMALL_PART * sum(self.petaflops):
             return None
         return Pace(self, (sum(costs) + sum(self.petaflops[number + 1 :])) / costs[0])
