@@ -182,7 +182,7 @@ def training_petaflops(model, phase, images):
 
 
 def epoch_petaflops(model, phase, images):
-    """Return those of each epoch: a list. Small images cost less, in proportion to their pixels."""
+    """Return the operations, in 10¹⁵, of each epoch of `phase`, a list: small images cost less."""
     whole, side = 3 * forward_flops(model) * images / 1e15, model.input_shape[1]
     sides = [phase.image_size(epoch) or side for epoch in range(phase.epochs)]
     return [whole * (small / side) ** 2 for small in sides]

@@ -1,6 +1,5 @@
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,12 +28,12 @@ def contents(folder):
     return {file: file.read_bytes() for file in folder.rglob("*.*") if file.suffix != ".png"}
 
 
-def test_run_leaves_record_and_notebook_and_changes_nothing_committed(project):
+def test_run_leaves_record_and_notebook_and_changes_nothing_committed(project, monkeypatch):
     """It is a rehearsal, and not the run of the parameters cell."""
     stored = contents(project / "notebooks") | contents(project / "results")
     changes = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
-    command = [sys.executable, "scripts/publish.py", "03_resnet", "quick", *changes]
-    subprocess.run(command, cwd=project, check=True, capture_output=True)
+    monkeypatch.setattr(sys, "argv", ["publish.py", "03_resnet", "quick", *changes])
+    runpy.run_path(str(project / "scripts" / "publish.py"), run_name="__main__")
     record = load_run(project / "build/published/resnet_quick").record
     assert len(record["history"]["epoch"]) == 2 and record["dataset"] == "synthetic"
     assert TINY.items() <= record["parameters"].items()
