@@ -28,7 +28,8 @@ def mark_figures(dataset):
 
 
 def _stamp_synthetic(figure):
-    figure.text(0.995, 0.995, "synthetic data", ha="right", va="top", color="tab:red", size=8)
+    # On the left, where the labels of an axis leave room beside a title.
+    figure.text(0.005, 0.995, "synthetic data", ha="left", va="top", color="tab:red", size=8)
 
 
 def plot_images(images, titles=None, *, columns=10, size=1.0, heading=None):

@@ -9,7 +9,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import PowerNorm
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from . import evaluation
@@ -81,7 +81,8 @@ def plot_ablation(record):
     names = sorted(points, key=lambda name: np.mean(points[name]))
     means = np.array([np.mean(points[name]) for name in names])
     spreads = [np.std(points[name], ddof=len(points[name]) > 1) for name in names]
-    ax = new_axes(7.5, 1.2 + 0.4 * len(names))
+    with plt.rc_context({"figure.hooks": []}):  # of real images, whatever the notebook trains on
+        ax = new_axes(7.5, 1.2 + 0.4 * len(names))
     rows, colours = range(len(names)), np.where(means > 0, BLUE, ORANGE)
     bars = ax.barh(rows, means, 0.6, xerr=spreads, color=colours, error_kw={"lw": 1, "capsize": 3})
     numbers = [f"{mean:+.1f}".replace("-", "−") for mean in means]
@@ -218,18 +219,20 @@ def plot_confused_pairs(probabilities, labels, names, coarse_of_fine, *, name, c
     ax = new_axes(7, 1.2 + 0.28 * count)
     a, b, images = np.reshape(pairs, (-1, 3)).T.astype(int)
     rows, siblings = np.arange(len(pairs)), coarse_of_fine[a] == coarse_of_fine[b]
+    kinds = []
     for chosen, kind, colour in (
         (siblings, "of the same superclass", BLUE),
         (~siblings, "of different superclasses", ORANGE),
     ):
-        label = f"{kind}: {chosen.sum()} of {len(pairs)}"
-        bars = ax.barh(rows[chosen], images[chosen], color=colour, label=label)
+        bars = ax.barh(rows[chosen], images[chosen], color=colour)
         ax.bar_label(bars, padding=3, fontsize=8)
+        kinds.append(Patch(color=colour, label=f"{kind}: {chosen.sum()} of {len(pairs)}"))
     ax.set_yticks(rows, [readable(f"{names[a]} / {names[b]}") for a, b, _ in pairs])
     ax.invert_yaxis()
     ax.set_xlabel("test images of either class taken for the other")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     place = {"loc": "upper center", "bbox_to_anchor": (0.4, -0.13)}
-    ax.legend(ncols=2, frameon=False, fontsize=9, **place)
+    ax.legend(handles=kinds, ncols=2, frameon=False, fontsize=9, **place)
     ax.set_title(f"{name}: the classes confused most often")
     return ax
 

@@ -5,6 +5,7 @@ from test_plots import texts
 
 from cifar100_helpers import run_plots
 from cifar100_helpers.data import COARSE_NAMES, COARSE_OF_FINE, FINE_NAMES
+from cifar100_helpers.plots import mark_figures
 from cifar100_helpers.recipes import Phase
 from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.run_plots import BLUE, ORANGE
@@ -49,8 +50,8 @@ def bar_widths(ax):
     return [bar.get_width() for bar in ax.patches]
 
 
-def bar_colours(ax):
-    return [to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
+def colours_of(patches):
+    return [to_hex(patch.get_facecolor()).upper() for patch in patches]
 
 
 def test_schedule_shows_each_rate_and_the_phases():
@@ -72,12 +73,14 @@ def test_schedule_shows_one_cycle_and_the_sizes_of_the_images():
 
 
 def test_ablation_sorts_what_is_lost_and_gained():
+    mark_figures("synthetic")
     ax = run_plots.plot_ablation(ABLATION)
     assert texts(ax.get_yticklabels()) == ["no cycle", "no decay", "larger images"]
     assert bar_widths(ax) == pytest.approx([-10, -0.5, 4])
-    assert bar_colours(ax) == [ORANGE, ORANGE, BLUE]
+    assert colours_of(ax.patches) == [ORANGE, ORANGE, BLUE]
     assert texts(ax.texts) == ["−10.0", "−0.5", "+4.0"]
     assert "width 16, 10,000 images, 16 epochs, 2 seeds" in ax.get_xlabel()
+    assert not ax.figure.texts  # it was measured on real images
 
 
 def test_picture_of_the_resnet_has_every_block_and_the_numbers_of_each_stage():
@@ -109,20 +112,22 @@ def test_class_accuracy_shows_the_worst_the_best_and_a_strip_of_all(predictions)
     names, widths = texts(ax.get_yticklabels()), bar_widths(ax)
     assert names[:2] == words(3, 10) and names[-1] == "all 100 classes"
     assert widths[0] == 0 and 0 < widths[1] < 100 and widths[-3:] == [100, 100, 100]
-    assert bar_colours(ax) == 3 * [ORANGE] + 3 * [BLUE]
+    assert colours_of(ax.patches) == 3 * [ORANGE] + 3 * [BLUE]
     assert len(ax.lines[0].get_xdata()) == 100 and "a_run" in ax.get_title()
 
 
 def test_confused_pairs_come_most_first_and_tell_siblings_from_others(predictions):
     # 3, bear, and 7, beetle, are not of one superclass; 10, bowl, and 11, boy, neither.
     ax = run_plots.plot_confused_pairs(*predictions, FINE_NAMES, COARSE_OF_FINE, name="a_run")
-    assert bar_widths(ax) == [5, 3] and bar_colours(ax) == [ORANGE, ORANGE]
+    assert bar_widths(ax) == [5, 3] and colours_of(ax.patches) == [ORANGE, ORANGE]
     assert texts(ax.get_yticklabels())[0] == " / ".join(words(3, 7))
+    assert legend(ax) == ["of the same superclass: 0 of 2", "of different superclasses: 2 of 2"]
+    assert colours_of(ax.get_legend().get_patches()) == [BLUE, ORANGE]
     siblings = COARSE_OF_FINE.copy()
     siblings[10] = siblings[11]
     ax = run_plots.plot_confused_pairs(*predictions, FINE_NAMES, siblings, name="a_run")
     assert legend(ax) == ["of the same superclass: 1 of 2", "of different superclasses: 1 of 2"]
-    assert dict(zip(bar_widths(ax), bar_colours(ax), strict=True)) == {5: ORANGE, 3: BLUE}
+    assert dict(zip(bar_widths(ax), colours_of(ax.patches), strict=True)) == {5: ORANGE, 3: BLUE}
     correct = np.eye(100)[predictions[1]], predictions[1]
     ax = run_plots.plot_confused_pairs(*correct, FINE_NAMES, COARSE_OF_FINE, name="a_run")
     assert bar_widths(ax) == []
