@@ -44,9 +44,9 @@ def close_figures():
 
 @pytest.fixture
 def fresh_keras():
-    """Start a test from the same seed; leave float32, and no graph, to the next one.
+    """Start a test from the same seed, and clean up after it.
 
-    Also to its fixtures of a wider scope, which are made before this one.
+    Before the next one would be too late: a module's fixtures are made before this one.
     """
     keras.utils.set_random_seed(0)
     yield

@@ -45,9 +45,9 @@ def test_trained_model_knows_a_motorcycle(file):
 def test_trained_model_predicts_what_its_record_holds(file, real_data):
     run = load_run(file.parent)
     np.testing.assert_array_equal(run.labels, real_data.y_test)
-    # Every twentieth image; as stored, in float16. Processors differ in the last digits.
-    probabilities = keras.saving.load_model(file).predict(real_data.x_test[::20], verbose=0)
-    np.testing.assert_allclose(probabilities, run.probabilities[::20], atol=2e-3)
+    # Every fifth image; as stored, in float16. Processors differ in the last digits.
+    probabilities = keras.saving.load_model(file).predict(real_data.x_test[::5], verbose=0)
+    np.testing.assert_allclose(probabilities, run.probabilities[::5], atol=2e-3)
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
