@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 import tempfile
+import warnings
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -52,6 +53,8 @@ with _without_startup_notices():
     elif BACKEND == "torch":
         import torch
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retraced functions
+# Labels are int64; since release 0.12, JAX says that it makes them int32.
+warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 FEW_CELLS = 16  # of a convolution's output: up to here, oneDNN's gradient of its kernel is slow
