@@ -91,12 +91,12 @@ def plot_cost(runs):
     for figures in _published(records):
         colour = COLOURS[figures["model"]]
         points.append((figures["PFLOPs"], 100 * figures["top1"]))
-        texts.append(f"{figures['model']} as published")
+        texts.append(f"{figures['model']}, published figure")
         ax.plot(*points[-1], "D", mfc="white", color=colour)
         ax.axhline(points[-1][1], color=colour, ls="--", lw=1, zorder=0)
     ax.set_xscale("log")
     ax.margins(0.12, 0.1)
-    ax.set(xlabel="PFLOPs of training (logarithmic)", ylabel=_RECOGNISED)
+    ax.set(xlabel="PFLOPs of training: 10¹⁵ operations (logarithmic)", ylabel=_RECOGNISED)
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_title("What accuracy costs in arithmetic")

@@ -263,8 +263,9 @@ def compare_runs(first, second):
         found = f"{better.name} is better than {other.name} by {points} ({least:.2f} to {most:.2f})"
     a, b = (f"{run.record['petaflops']:.3g}" for run in (better, other))
     ratio = cost_ratio(first, second)
+    dearer = max(first, second, key=lambda run: run.record["petaflops"])
     times = f"{ratio:.{1 if ratio < 10 else 0}f}"
-    apart = "" if ratio < ABOUT_EQUAL else f": one cost {times} times the other"
+    apart = "" if ratio < ABOUT_EQUAL else f": {dearer.name} took {times} times the operations"
     return f"{found},\n  for {a} against {b} PFLOP of training{apart}."
 
 
@@ -283,7 +284,7 @@ def runs_table(records, columns):
     `columns` are names that `describe_run` knows. On real data, the published figures come first.
     """
     published = PUBLISHED if records[0]["dataset"] == "cifar100" else ()
-    rows = [(f"{figures['model']} as published", _published(figures)) for figures in published]
+    rows = [(f"{figures['model']}, published figure", _published(figures)) for figures in published]
     rows += [(record["name"], describe_run(record)) for record in records]
     cells = [[name, *(row.get(column, UNKNOWN) for column in columns)] for name, row in rows]
     return _markdown([["run", *columns], *cells])

@@ -92,7 +92,8 @@ def plot_ablation(record):
     ax.invert_yaxis()
     ax.margins(x=0.12)
     measured = "width {width}, {images:,} images, {epochs} epochs".format(**record["settings"])
-    ax.set_xlabel(f"points of validation accuracy\n({measured}, {len(baseline)} seeds)")
+    measured += f", {len(baseline)} seeds; whiskers: their spread"
+    ax.set_xlabel(f"points of validation accuracy\n({measured})")
     ax.set_title("The modern recipe with one thing changed: gain or loss")
     return ax
 
@@ -170,7 +171,7 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=No
     """
     ax = ax or new_axes(6, 3.5)
     epochs, percent = history["epoch"], quantity == "accuracy"
-    scale, text = (100, "{:.1f} %") if percent else (1, "{:.2f}")
+    scale, text = (100, "{:.1f} %") if percent else (1, "{:.2g}")
     for key, label, colour in (("", "training", BLUE), ("val_", "validation", ORANGE)):
         if key + quantity in history:
             values = scale * np.array(history[key + quantity])
@@ -188,7 +189,7 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=No
     if percent:
         ax.set_ylim(0, 102)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(frameon=False, loc="lower right" if percent else "best")
+    ax.legend(edgecolor="none", loc="lower right" if percent else "best")
     ax.set_title(name)
     return ax
 

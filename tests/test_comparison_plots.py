@@ -75,7 +75,7 @@ def test_cost_is_the_arithmetic_beside_what_was_published(first, second):
     ax = comparison_plots.plot_cost([first, second])
     points = [line.get_xydata()[0] for line in ax.lines if line.get_ls() == "None"]
     np.testing.assert_allclose(points, [(0.5, 98), (0.5, 98), (53.9, 65.49), (13.1, 72.93)])
-    assert texts(ax.texts) == ["a", "b", "resnet as published", "xception as published"]
+    assert texts(ax.texts) == ["a", "b", "resnet, published figure", "xception, published figure"]
     assert legend_of(ax) == {"resnet", "xception", "published"}
 
 

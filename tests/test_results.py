@@ -164,8 +164,8 @@ def test_published_figures_stand_beside_real_runs_alone():
     columns = ("top-1", "epochs", "parameters", "PFLOPs", "loss")
     table = runs_table([record("mine")], columns)
     assert [list(row.values()) for row in rows_of(table)] == [
-        ["resnet as published", "65.49 %", "26", "46,203,236", "53.9", "–"],
-        ["xception as published", "72.93 %", "45", "21,961,868", "13.1", "–"],
+        ["resnet, published figure", "65.49 %", "26", "46,203,236", "53.9", "–"],
+        ["xception, published figure", "72.93 %", "45", "21,961,868", "13.1", "–"],
         ["mine", "70.38 % ± 0.9", "3", "2,918,564", "12.3", "1.097"],
     ]
     (row,) = rows_of(runs_table([record("drawn", dataset="synthetic")], ("data set",)))
@@ -266,7 +266,7 @@ def test_comparison_names_its_cost():
     assert equal.endswith("for 1.2 against 1 PFLOP of training.")
     unequal = compare_runs(recorded("a", top1=0.5025, petaflops=50.0), recorded("b", petaflops=4.0))
     assert "no difference is shown: 0.25 points of top-1 may be chance" in unequal
-    assert unequal.endswith("for 50 against 4 PFLOP of training: one cost 12 times the other.")
+    assert unequal.endswith("for 50 against 4 PFLOP of training: a took 12 times the operations.")
 
 
 def test_notebook_compares_runs_that_agree_on_nothing_and_find_nothing(synthetic, tmp_path):
