@@ -112,7 +112,7 @@ def load_cifar100(data_dir=None):
     test or the one above; relative to the working directory or the project's root), else in Keras's
     cache (`~/.keras/datasets`, or under KERAS_HOME), else downloads the official archive (169 MB)
     into it. Raises DatasetError if a named folder lacks the files, a file is not the official one,
-    or the download fails, and ParameterError for the home of an unknown user.
+    or the download fails.
     """
     if named := data_dir or os.environ.get("CIFAR100_DIR"):
         files = _official_files(_locate(named, "data_dir" if data_dir else "CIFAR100_DIR"))

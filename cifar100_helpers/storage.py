@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from .errors import ParameterError, RunError
+from .errors import RunError
 
 TIMEOUT_SECONDS = 60  # of a download
 PROJECT = Path(__file__).resolve().parent.parent  # with the notebooks and the committed records
@@ -21,32 +21,19 @@ def project_path(path):
 
     The root is the nearest folder with a pyproject.toml at or above the working directory, which is
     the notebook's folder in JupyterLab and the caller's under papermill; where there is none, the
-    root of the project that this package lies in. Raises ParameterError if `path` starts with the
-    home of an unknown user.
+    root of the project that this package lies in.
     """
     here = Path.cwd()
     roots = (folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists())
-    return next(roots, PROJECT) / _expanded(path)
+    return next(roots, PROJECT) / os.path.expanduser(path)
 
 
 def places(path):
     """Return the paths at which a file or folder that a user names as `path` may lie.
 
-    A relative one may start at the working directory or at the project's root. Errors as in
-    `project_path`.
+    A relative one may start at the working directory or at the project's root.
     """
-    return list(dict.fromkeys([Path.cwd() / _expanded(path), project_path(path)]))
-
-
-def _expanded(path):
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        user = Path(path).parts[0]
-        raise ParameterError(
-            f"{path} starts in the home of {user[1:]}, who is no user of this machine: "
-            "write the whole path."
-        ) from None
+    return list(dict.fromkeys([Path.cwd() / os.path.expanduser(path), project_path(path)]))
 
 
 @contextlib.contextmanager

@@ -170,7 +170,7 @@ def test_a_named_folder_without_the_data_is_an_error(put, monkeypatch, tmp_path,
         load("partial")
     for place in ("project/notebooks/partial", "project/partial"):
         assert str(tmp_path / place) in str(caught.value)
-    with pytest.raises(ParameterError, match="no user of this machine"):
+    with pytest.raises(DatasetError, match="files train and test of"):
         load("~nobody_here/cifar")
 
 
