@@ -86,11 +86,7 @@ RESNET_RECIPES = {
 
 # The head first, on a frozen base; then everything. Published are 20 + 26 epochs, and 45 in all.
 XCEPTION_RECIPES = {
-    "published": (
-        Phase(20, 2e-4),
-        Phase(16, 5e-6),
-        Phase(10, 2e-6),
-    ),
+    "published": (Phase(20, 2e-4), Phase(16, 5e-6), Phase(10, 2e-6)),
     "modern": (
         Phase(6, 2e-3, schedule="one_cycle", weight_decay=0.05, label_smoothing=0.1),
         Phase(4, 3e-4, schedule="one_cycle", weight_decay=0.05, label_smoothing=0.1),

@@ -36,10 +36,7 @@ def test_checkpoint_on_a_full_disk_is_one_sentence_and_the_old_one_stays(
     synthetic, tmp_path, capsys
 ):
     """The head's checkpoint, of 8,100 bytes, has room; the whole model's, of 18,700, has not."""
-    with (
-        room_for(12_000),
-        pytest.raises(RunError, match=r"full cannot be written \(.*make room"),
-    ):
+    with room_for(12_000), pytest.raises(RunError, match=r"full cannot be written \(.*make room"):
         tiny_run(synthetic, tmp_path / "full")
     assert sorted(contents(tmp_path / "full")) == ["checkpoint.npz", "lock"]
     tiny_run(synthetic, tmp_path / "full")

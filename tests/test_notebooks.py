@@ -135,11 +135,7 @@ def environment():
 
 def run(command, *, cwd, env):
     return subprocess.run(
-        [sys.executable, "-m", *map(str, command)],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-m", *map(str, command)], cwd=cwd, env=env, capture_output=True, text=True
     )
 
 

@@ -32,13 +32,7 @@ PARAMETERS = {"dataset": "synthetic", "width": 2, "seed": 3, "batch_size": 70}
 PHASES = (
     Phase(2, 0.01),
     Phase(
-        2,
-        0.02,
-        "muon",
-        "one_cycle",
-        weight_decay=0.01,
-        label_smoothing=0.1,
-        image_sizes=[16, 32],
+        2, 0.02, "muon", "one_cycle", weight_decay=0.01, label_smoothing=0.1, image_sizes=[16, 32]
     ),
 )
 IMAGES, VALIDATION, STEPS = 120, 30, 2
