@@ -24,7 +24,7 @@ from cifar100_helpers.results import (
     save_run,
     seed_table,
 )
-from cifar100_helpers.storage import project_path
+from cifar100_helpers.storage import places, project_path
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -101,6 +101,7 @@ def test_relative_folders_start_at_the_project_root(tmp_path, monkeypatch):
     for folder in (tmp_path, tmp_path / "notebooks"):
         monkeypatch.chdir(folder)
         assert project_path("runs") == tmp_path / "runs"
+    assert places("runs") == [tmp_path / "notebooks" / "runs", tmp_path / "runs"]  # here first
     monkeypatch.setenv("HOME", str(tmp_path))
     assert project_path("~/runs") == tmp_path / "runs"
 
