@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import yaml
 
 from .errors import ParameterError, in_one_line
-from .runtime import PRECISIONS
 from .storage import PROJECT
 
 PROFILES = PROJECT / "notebooks" / "profiles"
@@ -66,7 +65,7 @@ RULES = {  # a parameter's name: (whether a value fits, what the value must be)
     "dataset": _one_of("cifar100", "synthetic"),
     "interpolation": _one_of("bilinear", "bicubic"),
     "num_blocks": (_is_stages, "a list of 1 to 5 whole numbers; only the first may be 0"),
-    "precision": _one_of(*PRECISIONS),
+    "precision": _one_of("float32", "mixed_bfloat16", "mixed_float16", "auto"),
     "recipe": _of(str, "the name of a recipe in quotes"),
     "recipe_changes": _of(dict, "a dict such as {'label_smoothing': 0.0}"),
     "weights": _of(str, "'imagenet', 'none', or the path of a weights file"),

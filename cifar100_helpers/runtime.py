@@ -56,7 +56,6 @@ logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retraced 
 # Labels are int64; since release 0.12, JAX says that it makes them int32.
 warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
 
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 FEW_CELLS = 16  # of a convolution's output: up to here, oneDNN's gradient of its kernel is slow
 BFLOAT16_GPU = (8, 0)  # the compute capability of the first that has it, NVIDIA's A100
 
@@ -64,9 +63,8 @@ BFLOAT16_GPU = (8, 0)  # the compute capability of the first that has it, NVIDIA
 def configure(*, seed=0, precision="float32"):
     """Seed Python, NumPy and the backend, set the precision, and use all GPUs.
 
-    `precision`, one of PRECISIONS, is a Keras dtype policy; "auto" is bfloat16 on hardware that
-    computes in it, else float32. Returns the policy. Models built later train on all GPUs (see
-    `divide_batches`).
+    `precision` is a Keras dtype policy, or "auto": bfloat16 on hardware that computes in it, else
+    float32. Returns the policy. Models built later train on all GPUs (see `divide_batches`).
     """
     _keep_compiled_programs()
     if len(gpus := _gpus()) > 1:
