@@ -46,15 +46,15 @@ def expected_calibration_error(probabilities, labels):
     return float(images @ np.abs(confidence - accuracy) / len(labels))
 
 
-def reliability_bins(probabilities, labels, bins=15):
-    """Sort predictions into `bins` of equal width by confidence, the highest probability.
+def reliability_bins(probabilities, labels):
+    """Sort predictions into 15 bins of equal width by confidence, the highest probability.
 
     Returns the number of images, the mean confidence and the accuracy of each bin that has images.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=bins, pos_label=True)
-    bin_of = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)  # as scikit-learn does
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=15, pos_label=True)
+    bin_of = np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence)  # as scikit-learn does
     return np.unique(bin_of, return_counts=True)[1], mean_confidence, accuracy
 
 
@@ -111,7 +111,7 @@ def mcnemar_p_value(first_correct, second_correct):
     return float(binomtest(better, decided).pvalue) if decided else 1.0
 
 
-def difference_interval(first_correct, second_correct, *, resamples=100_000, seed=0):
+def difference_interval(first_correct, second_correct):
     """Return (difference, low, high): the second model's top-1 minus the first's, as fractions.
 
     `low` to `high` is its 95 % interval from a paired bootstrap (percentiles) over the images.
@@ -122,7 +122,7 @@ def difference_interval(first_correct, second_correct, *, resamples=100_000, see
     worse, better = counts["only the first"], counts["only the second"]
     fractions = np.array([worse, better, n - worse - better]) / n
     # A resample counts pairs that are worse, better or equal, so its counts are multinomial.
-    drawn = np.random.default_rng(seed).multinomial(n, fractions, size=resamples)
+    drawn = np.random.default_rng(0).multinomial(n, fractions, size=100_000)
     low, high = np.quantile((drawn[:, 1] - drawn[:, 0]) / n, [0.025, 0.975])
     return (better - worse) / n, float(low), float(high)
 

@@ -18,7 +18,7 @@ WITHOUT_EFFECT = ("name", "seed", "trainable")
 
 
 @explain_interrupt("run this again, and it starts anew.")
-def predict(model, images, *, batch_size=128, after_batch=None):
+def predict(model, images, *, after_batch=None):
     """Return the outputs of `model` for uint8 `images` (n, height, width, 3), as float (n, …).
 
     `after_batch`, if given, is called after every batch with the number of batches.
@@ -27,7 +27,7 @@ def predict(model, images, *, batch_size=128, after_batch=None):
     # Repeated at the end if every device must get the same number; the surplus is cut off.
     surplus = -len(images) % devices
     filled = np.resize(images, (len(images) + surplus, *images.shape[1:])) if surplus else images
-    batches = Batches(filled, batch_size=batch_size - batch_size % devices)
+    batches = Batches(filled, batch_size=128 - 128 % devices)
     with progress_bar(len(batches), "predicting", "batch") as bar:
 
         def count(batch, logs):
