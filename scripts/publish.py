@@ -26,8 +26,8 @@ import yaml
 from cifar100_helpers.comparison_plots import plot_cost
 from cifar100_helpers.errors import UserError
 from cifar100_helpers.parameters import resolve
-from cifar100_helpers.results import PUBLISHED, load_run, load_runs, seed_groups
-from cifar100_helpers.storage import atomic_path, exclusive_lock
+from cifar100_helpers.results import PUBLISHED, load_run, load_runs, mean_and_spread, seed_groups
+from cifar100_helpers.storage import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, BUILD = ROOT / "results", ROOT / "build" / "published"
@@ -83,14 +83,11 @@ def publish(name, profile, changes, *, with_model=False):
 
 def publish_record(run_dir, published, *, with_model=False):
     """Copy the record in `run_dir` to the folder `published`, and its trained model if asked."""
-    published.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(run_dir / "lock", "works in"):
-        load_run(run_dir)  # raises RunError if it is damaged
-        (published / "run.json").unlink(missing_ok=True)  # it comes last: then the record is whole
-        (published / "model.keras").unlink(missing_ok=True)
-        for name in ("predictions.npz", *["model.keras"] * with_model, "run.json"):
-            with atomic_path(published / name) as unfinished:
-                shutil.copyfile(run_dir / name, unfinished)
+    load_run(run_dir)  # raises RunError if it is damaged
+    shutil.rmtree(published, ignore_errors=True)
+    published.mkdir(parents=True)
+    for name in ("predictions.npz", *["model.keras"] * with_model, "run.json"):
+        shutil.copyfile(run_dir / name, published / name)  # run.json last: the record is whole
 
 
 def store(notebook, target):
@@ -142,7 +139,7 @@ def describe_group(group):
     record = min(group, key=lambda record: record["parameters"]["seed"])
     machine, (low, high) = record["machine"], record["metrics"]["top1_interval"]
     device = machine["device"] if machine["gpus"] else f"{machine['cores']} cores"
-    top1 = statistics.mean(member["metrics"]["top1"] for member in group)
+    top1, _ = mean_and_spread(group)
     seeds = f", mean of {len(group)} seeds" if len(group) > 1 else ""
     return (
         record["name"],
