@@ -22,7 +22,7 @@ from .evaluation import (
     surest,
 )
 from .plots import BLUE, ORANGE, new_axes, plot_images, readable
-from .results import PUBLISHED, mean_and_spread, seed_groups
+from .results import mean_and_spread, published_beside, seed_groups
 
 COLOURS = {"resnet": BLUE, "xception": ORANGE}
 SECOND_OF_ITS_MODEL = "#CC79A7"
@@ -46,7 +46,7 @@ def plot_top1(runs):
         reach = 100 * np.abs(np.reshape(metrics["top1_interval"], (2, 1)) - metrics["top1"])
         ax.errorbar(100 * metrics["top1"], y, xerr=reach, fmt="o", ms=5, capsize=3, color=colour)
         ax.plot(100 * metrics["top1_without_duplicates"], y - 0.28, "x", ms=4, color=colour)
-    for figures in _published(records):
+    for figures in published_beside(records):
         ax.axvline(100 * figures["top1"], color=COLOURS[figures["model"]], ls="--", lw=1)
     ax.set_yticks(range(len(records)), [record["name"] for record in records])
     ax.set(ylim=(-0.7, len(records) - 0.5), xlabel=_RECOGNISED)
@@ -61,16 +61,12 @@ def plot_top1(runs):
 _LEGEND = {"frameon": False, "fontsize": 9}
 
 
-def _published(records):
-    return PUBLISHED if records[0]["dataset"] == "cifar100" else ()
-
-
 def _handles(records, *marks):
     """What a legend says of colours and dashed lines."""
     models = sorted({record["model"] for record in records})
     handles = [Line2D([], [], color=COLOURS[m], marker="o", ls="", label=m) for m in models]
     dashed = Line2D([], [], color="grey", ls="--", lw=1, label="published")
-    return [*handles, *marks, *([dashed] if _published(records) else [])]
+    return [*handles, *marks, *([dashed] if published_beside(records) else [])]
 
 
 def plot_cost(runs):
@@ -88,7 +84,7 @@ def plot_cost(runs):
         texts.append(record["name"] + (f", {len(group)} seeds" if len(group) > 1 else ""))
         style = {"fmt": "o", "capsize": 3, "color": COLOURS[record["model"]]}
         ax.errorbar(*points[-1], yerr=spread if len(group) > 1 else None, **style)
-    for figures in _published(records):
+    for figures in published_beside(records):
         colour = COLOURS[figures["model"]]
         points.append((figures["PFLOPs"], 100 * figures["top1"]))
         texts.append(f"{figures['model']}, published figure")

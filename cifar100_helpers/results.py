@@ -283,11 +283,18 @@ def runs_table(records, columns):
 
     `columns` are names that `describe_run` knows. On real data, the published figures come first.
     """
-    published = PUBLISHED if records[0]["dataset"] == "cifar100" else ()
-    rows = [(f"{figures['model']}, published figure", _published(figures)) for figures in published]
+    rows = [
+        (f"{figures['model']}, published figure", _describe(figures))
+        for figures in published_beside(records)
+    ]
     rows += [(record["name"], describe_run(record)) for record in records]
     cells = [[name, *(row.get(column, UNKNOWN) for column in columns)] for name, row in rows]
     return _markdown([["run", *columns], *cells])
+
+
+def published_beside(records):
+    """Return those of the figures PUBLISHED that `records` compare with: none on synthetic data."""
+    return PUBLISHED if records[0]["dataset"] == "cifar100" else ()
 
 
 def describe_run(record):
@@ -313,7 +320,7 @@ def describe_run(record):
     }
 
 
-def _published(figures):
+def _describe(figures):
     described = {name: f"{figures[name]:,}" for name in ("parameters", "epochs", "PFLOPs")}
     return described | {"top-1": _percent(figures["top1"])}
 
