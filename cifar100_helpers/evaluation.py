@@ -11,6 +11,8 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, log_loss, recall_score, top_k_accuracy_score
 
+BINS = 15  # of confidence
+
 
 def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     """Return the metrics of a run's record as a dict of plain numbers.
@@ -47,14 +49,14 @@ def expected_calibration_error(probabilities, labels):
 
 
 def reliability_bins(probabilities, labels):
-    """Sort predictions into 15 bins of equal width by confidence, the highest probability.
+    """Sort predictions into BINS of equal width by confidence, the highest probability.
 
     Returns the number of images, the mean confidence and the accuracy of each bin that has images.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=15, pos_label=True)
-    bin_of = np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence)  # as scikit-learn does
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=BINS, pos_label=True)
+    bin_of = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)  # as scikit-learn does
     return np.unique(bin_of, return_counts=True)[1], mean_confidence, accuracy
 
 

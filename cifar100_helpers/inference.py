@@ -13,6 +13,7 @@ from .errors import explain_interrupt
 from .runtime import Batches, device_count, prefetch, progress_bar
 from .storage import atomic_path, exclusive_lock, load_arrays
 
+BATCH_SIZE = 128
 # Settings that change nothing in inference. Keras numbers layers: names differ between models.
 WITHOUT_EFFECT = ("name", "seed", "trainable")
 
@@ -27,7 +28,7 @@ def predict(model, images, *, after_batch=None):
     # Repeated at the end if every device must get the same number; the surplus is cut off.
     surplus = -len(images) % devices
     filled = np.resize(images, (len(images) + surplus, *images.shape[1:])) if surplus else images
-    batches = Batches(filled, batch_size=128 - 128 % devices)
+    batches = Batches(filled, batch_size=BATCH_SIZE - BATCH_SIZE % devices)
     with progress_bar(len(batches), "predicting", "batch") as bar:
 
         def count(batch, logs):
