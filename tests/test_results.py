@@ -8,7 +8,7 @@ import pytest
 
 from cifar100_helpers import results
 from cifar100_helpers.errors import RunError
-from cifar100_helpers.evaluation import evaluate
+from cifar100_helpers.evaluation import difference_interval, evaluate, is_correct
 from cifar100_helpers.recipes import Phase
 from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.results import (
@@ -262,8 +262,10 @@ def test_pair_that_cannot_be_compared_is_one_sentence():
 
 
 def test_comparison_names_its_cost():
-    equal = compare_runs(recorded("a", top1=0.5), recorded("b", top1=0.6, petaflops=1.2))
-    assert equal.startswith("b is better than a by 10.00 points of top-1 (7.")
+    pair = recorded("a", top1=0.5), recorded("b", top1=0.6, petaflops=1.2)
+    equal, (_, low, high) = compare_runs(*pair), difference_interval(*map(is_correct, pair))
+    interval = f"({100 * low:.2f} to {100 * high:.2f})"
+    assert equal.startswith(f"b is better than a by 10.00 points of top-1 {interval},")
     assert equal.endswith("for 1.2 against 1 PFLOP of training.")
     unequal = compare_runs(recorded("a", top1=0.5025, petaflops=50.0), recorded("b", petaflops=4.0))
     assert "no difference is shown: 0.25 points of top-1 may be chance" in unequal
