@@ -84,8 +84,8 @@ def publish(name, profile, changes, *, with_model=False):
 def publish_record(run_dir, published, *, with_model=False):
     """Copy the record in `run_dir` to the folder `published`, and its trained model if asked."""
     load_run(run_dir)  # raises RunError if it is damaged
-    shutil.rmtree(published, ignore_errors=True)
-    published.mkdir(parents=True)
+    published.mkdir(parents=True, exist_ok=True)
+    (published / "model.keras").unlink(missing_ok=True)  # it may be another training's
     for name in ("predictions.npz", *["model.keras"] * with_model, "run.json"):
         shutil.copyfile(run_dir / name, published / name)  # run.json last: the record is whole
 
