@@ -1,4 +1,4 @@
-"""Forward passes: predictions, cached features, and what they cost."""
+"""Trained models in use: predictions, cached features, their cost, and the model to take home."""
 
 import hashlib
 import json
@@ -16,6 +16,9 @@ from .storage import atomic_path, exclusive_lock, load_arrays
 BATCH_SIZE = 128
 # Settings that change nothing in inference. Keras numbers layers: names differ between models.
 WITHOUT_EFFECT = ("name", "seed", "trainable")
+# What a saved layer can do without: it says how to train. Older Keras refuses keys that it does not
+# know, and JAX and PyTorch refuse layers that are synchronized.
+OF_TRAINING = ("initializer", "regularizer", "constraint", "renorm", "quantization", "synchronized")
 
 
 @explain_interrupt("run this again, and it starts anew.")
@@ -102,3 +105,45 @@ def forward_flops(model):
         for kernel in layer.weights
         if len(kernel.shape) > 1
     )
+
+
+def save_model(model, run_dir):
+    """Write the trained `model` to `run_dir`/model.keras and return what was written.
+
+    That is a model of Keras's own layers, in float32, from uint8 images to probabilities, which
+    `keras.saving.load_model` opens without this package. Raises RunError if it cannot be written.
+    """
+    untrained = keras.Model(model.input, model.output, name=model.name)  # without an optimizer
+    stock = keras.models.clone_model(
+        untrained, clone_function=_stock_layer, call_function=_call_in_inference
+    )
+    stock.set_weights(model.get_weights())
+    file = Path(run_dir) / "model.keras"
+    with atomic_path(file) as unfinished:
+        stock.save(unfinished)
+    print(f"the trained model: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
+    return stock
+
+
+def _stock_layer(layer):
+    """A new layer like `layer`, one of Keras's own, which computes in float32."""
+    if getattr(layer, "training_only", False):
+        return layer  # it is not called
+    inner = getattr(layer, "layer", layer)  # without its wrapper
+    if isinstance(inner, keras.Model):
+        base = keras.models.clone_model(inner, clone_function=_stock_layer)
+        base.name = layer.name
+        return base
+    kind = getattr(layer, "stock_class", type(layer))
+    stock = kind.from_config(layer.get_config() | {"dtype": "float32"})
+    config = {
+        name: value
+        for name, value in stock.get_config().items()
+        if not any(setting in name for setting in OF_TRAINING)
+    }
+    stock.get_config = lambda: config  # what is saved of it
+    return stock
+
+
+def _call_in_inference(layer, *inputs, **options):
+    return inputs[0] if getattr(layer, "training_only", False) else layer(*inputs, **options)

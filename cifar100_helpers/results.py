@@ -6,21 +6,17 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from .data import mark_near_duplicates
 from .errors import RunError
 from .evaluation import difference_interval, evaluate, is_correct
-from .inference import predict
+from .inference import predict, save_model
 from .runtime import describe
 from .storage import atomic_path, exclusive_lock, load_arrays, write_json
 
 SCHEMA = 3
 UNKNOWN = "–"
-# What a saved layer can do without: it says how to train. Older Keras refuses keys that it does not
-# know, and JAX and PyTorch refuse layers that are synchronized.
-OF_TRAINING = ("initializer", "regularizer", "constraint", "renorm", "quantization", "synchronized")
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 # The PFLOPs are those of the same recipes here.
@@ -72,48 +68,6 @@ def finish_run(run, model, cifar, validation=None):
     validation = validation and (predict(saved, validation[0]), validation[1])
     predicted = predict(saved, cifar.x_test)
     return save_run(run.run_dir, saved, run.state, cifar, predicted, validation)
-
-
-def save_model(model, run_dir):
-    """Write the trained `model` to `run_dir`/model.keras and return what was written.
-
-    That is a model of Keras's own layers, in float32, from uint8 images to probabilities, which
-    `keras.saving.load_model` opens without this package. Raises RunError if it cannot be written.
-    """
-    untrained = keras.Model(model.input, model.output, name=model.name)  # without an optimizer
-    stock = keras.models.clone_model(
-        untrained, clone_function=_stock_layer, call_function=_call_in_inference
-    )
-    stock.set_weights(model.get_weights())
-    file = Path(run_dir) / "model.keras"
-    with atomic_path(file) as unfinished:
-        stock.save(unfinished)
-    print(f"the trained model: {file.name}, {file.stat().st_size / 1e6:.1f} MB")
-    return stock
-
-
-def _stock_layer(layer):
-    """A new layer like `layer`, one of Keras's own, which computes in float32."""
-    if getattr(layer, "training_only", False):
-        return layer  # it is not called
-    inner = getattr(layer, "layer", layer)  # without its wrapper
-    if isinstance(inner, keras.Model):
-        base = keras.models.clone_model(inner, clone_function=_stock_layer)
-        base.name = layer.name
-        return base
-    kind = getattr(layer, "stock_class", type(layer))
-    stock = kind.from_config(layer.get_config() | {"dtype": "float32"})
-    config = {
-        name: value
-        for name, value in stock.get_config().items()
-        if not any(setting in name for setting in OF_TRAINING)
-    }
-    stock.get_config = lambda: config  # what is saved of it
-    return stock
-
-
-def _call_in_inference(layer, *inputs, **options):
-    return inputs[0] if getattr(layer, "training_only", False) else layer(*inputs, **options)
 
 
 def save_run(run_dir, model, state, cifar, probabilities, validation=None):

@@ -14,7 +14,7 @@ from test_training import PARAMETERS, PHASES, compile_for, tiny_model, tiny_run
 from cifar100_helpers import results, training
 from cifar100_helpers.augment import RandomTransforms
 from cifar100_helpers.errors import RunError, Stopped
-from cifar100_helpers.inference import predict
+from cifar100_helpers.inference import predict, save_model
 from cifar100_helpers.resnet import build_resnet
 from cifar100_helpers.training import Run
 
@@ -123,7 +123,7 @@ def test_finished_run_is_read_and_never_tested_again(synthetic, tmp_path, monkey
 def test_model_of_mixed_precision_is_saved_in_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = build_resnet((1,), width=2)
-    results.save_model(model, tmp_path)
+    save_model(model, tmp_path)
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert {layer.compute_dtype for layer in loaded.layers[1:]} == {"float32"}
     for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):

@@ -13,7 +13,7 @@ import pytest
 SCRIPT = """
 import json
 import numpy as np
-from cifar100_helpers import data, inference, recipes, resnet, results, runtime
+from cifar100_helpers import data, inference, recipes, resnet, runtime
 from cifar100_helpers import training, xception
 from cifar100_helpers.errors import ParameterError
 import keras
@@ -43,7 +43,7 @@ def train():
     odd = cifar.x_test[:37]
     features = run.features(keras.Model(model.input, model.get_layer("pool").output), odd)
     predicted = inference.predict(model, odd)
-    results.save_model(model, "")
+    inference.save_model(model, "")
     np.savez(f"{runtime.device_count()}.npz", predicted, features, *model.get_weights())
     return run.state["history"]
 

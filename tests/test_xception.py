@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_saved_model import probabilities_of_plain_keras
 
-from cifar100_helpers import inference, results
+from cifar100_helpers import inference
 from cifar100_helpers.augment import RandomTransforms
 from cifar100_helpers.errors import WeightsError
 from cifar100_helpers.inference import cached_features, predict
@@ -98,7 +98,7 @@ def test_statistics_move_with_the_base_unless_they_are_frozen(small_base):
 
 
 def test_plain_keras_opens_what_was_trained(model, synthetic, tmp_path):
-    results.save_model(model, tmp_path)
+    inference.save_model(model, tmp_path)
     images = synthetic.x_test[:8]
     plain = probabilities_of_plain_keras(tmp_path, images)
     np.testing.assert_allclose(plain, predict(model, images), atol=1e-5)
