@@ -247,7 +247,7 @@ def runs_table(records, columns):
 
 
 def published_beside(records):
-    """Return those of the figures PUBLISHED that `records` compare with: none on synthetic data."""
+    """Return the published figures that stand beside `records`: none beside synthetic data."""
     return PUBLISHED if records[0]["dataset"] == "cifar100" else ()
 
 
