@@ -1,7 +1,6 @@
 import contextlib
 import io
 import os
-import re
 import shutil
 import signal
 from dataclasses import replace
@@ -283,10 +282,35 @@ def test_petaflops_equal_an_independent_count():
     assert training_petaflops(model, phase, 120) == pytest.approx(expected, rel=2e-3)
 
 
-def test_phase_without_sizes_trains_on_whole_images_again(synthetic, tmp_path):
-    phases = (Phase(1, 0.01), Phase(1, 0.01, image_sizes=[16]), Phase(1, 0.01))
-    model, _ = tiny_run(synthetic, tmp_path / "run", phases=phases)
-    assert model.get_layer("stem_downscale").side is None
+@pytest.mark.every_backend
+def test_training_on_downscaled_images_equals_training_on_small_ones(synthetic, tmp_path):
+    """By plain Keras: from four equal pixels, downscaling makes one. Without sizes, on whole."""
+    small, y = synthetic.x_train[:IMAGES, ::2, ::2], synthetic.y_train[:IMAGES]
+    large = small.repeat(2, axis=1).repeat(2, axis=2)
+    phases = Phase(2, 0.1, image_sizes=[32, 16]), Phase(1, 0.1)
+
+    def model_for(images, weights):
+        model = build_resnet((1,), width=2, dropout_rate=0.0, input_shape=images.shape[1:])
+        model.set_weights(weights or model.get_weights())
+        return model
+
+    def compile_again(model):  # an optimizer without a state of its own
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+
+    model = model_for(large, None)
+    weights, losses = model.get_weights(), []
+    run = Run(tmp_path / "run", PARAMETERS, phases, petaflops=[0.1, 0.1])
+    for phase in phases:
+        compile_again(model)
+        run.fit(model, large, y, phase=phase)
+    for epoch, images in enumerate((large, small, large)):
+        plain = model_for(images, weights)
+        compile_again(plain)
+        order = np.random.default_rng((3, epoch)).permutation(IMAGES)
+        batches = Batches(images, y, batch_size=70, order=order)
+        losses += plain.fit(batches, shuffle=False, verbose=0).history["loss"]
+        weights = plain.get_weights()
+    np.testing.assert_allclose(run.state["history"]["loss"], losses, rtol=1e-4)
 
 
 def test_loss_that_is_not_finite_is_one_sentence(synthetic, tmp_path):
@@ -297,22 +321,28 @@ def test_loss_that_is_not_finite_is_one_sentence(synthetic, tmp_path):
 
 @pytest.fixture
 def slow_clock(monkeypatch):
-    """Every look at the clock is an hour after the last one."""
-    hours = iter(range(10**6))
-    monkeypatch.setattr(training.time, "perf_counter", lambda: 3600.0 * next(hours))
+    """Every step that is timed takes an hour."""
+    steps, step = [], training.Pace.step
+
+    def step_later(self, of_steps):
+        steps.append(of_steps)
+        step(self, of_steps)
+
+    monkeypatch.setattr(training.Pace, "step", step_later)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: 3600.0 * len(steps))
 
 
 def test_run_that_takes_too_long_stops_at_once_with_a_way_out(
     synthetic, tmp_path, monkeypatch, slow_clock
 ):
-    """An hour a step, or a little more: two steps an epoch, four epochs."""
+    """Two hours of features, two steps on small images, two that cost four times as much."""
     monkeypatch.setattr(training, "describe", lambda: {"gpus": 0})
     with pytest.raises(RunError) as caught:
         tiny_run(synthetic, tmp_path / "run", hours=0.5)
     sentence = str(caught.value)
-    assert re.search(r"would take about \d+ hours on this machine", sentence)
+    assert "would take about 12 hours on this machine" in sentence
     assert "choose a profile that suits the machine (quick, half_hour and laptop)" in sentence
-    assert re.search(r"or set hours to \d+ to run it anyway", sentence)
+    assert "or set hours to 18 to run it anyway" in sentence
     monkeypatch.setattr(training, "describe", lambda: {"gpus": 1})
     with pytest.raises(RunError, match=r"that suits the machine \(modern\)"):
         Run(tmp_path, PARAMETERS, PHASES, petaflops=[0.1, 0.2]).judge(1e6)
@@ -320,7 +350,25 @@ def test_run_that_takes_too_long_stops_at_once_with_a_way_out(
 
 def test_long_run_is_announced_again_when_images_grow(synthetic, tmp_path, capsys, slow_clock):
     tiny_run(synthetic, tmp_path / "run", hours=1e9)
-    lines = capsys.readouterr().out.splitlines()
-    announced = [i for i, line in enumerate(lines) if line.startswith("this run takes about ")]
-    epochs = [i for i, line in enumerate(lines) if line.startswith("epoch ")]
-    assert epochs[1] < announced[-2] < epochs[2] < announced[-1] < epochs[3]
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines[-4:] == [
+        "this run takes about 12.0 hours in all on this machine",
+        "epoch 3/4",
+        "this run takes about 6.0 hours in all on this machine",  # the large cost no more here
+        "epoch 4/4",
+    ]
+
+
+def test_run_whose_features_take_too_long_stops_at_once(
+    synthetic, tmp_path, monkeypatch, slow_clock
+):
+    """Three batches, of a run that costs five times as much; but not if it is recorded."""
+    monkeypatch.setattr(training, "TIMED_SECONDS", 5000)  # two steps
+    model, images = build_resnet((1,), width=2), synthetic.x_train[:300]
+    cost = forward_flops(model) * len(images) / 1e15
+    run = Run(tmp_path / "run", PARAMETERS, PHASES, petaflops=[cost, 4 * cost], hours=14)
+    with pytest.raises(RunError, match="would take about 15 hours on this machine"):
+        run.features(model, images)
+    run.run_dir.mkdir()
+    (run.run_dir / "run.json").touch()
+    assert run.features(model, images).shape == (300, 100)
