@@ -41,11 +41,12 @@ def test_five_photographs_are_read_without_a_path():
 
 
 def test_small_pixels_are_the_mean_of_the_area_they_cover(picture):
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    original, small = read(picture(Image.fromarray(pixels)))
-    np.testing.assert_array_equal(original, pixels[:, 8:72])  # the centre
-    means = original.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(small, means, atol=0.51)
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+    for whole, centre in ((pixels[:, :64], pixels[8:72, :64]), (pixels[:64], pixels[:64, 8:72])):
+        original, small = read(picture(Image.fromarray(whole)))
+        np.testing.assert_array_equal(original, centre)
+        means = original.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(small, means, atol=0.51)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,7 @@ def test_likeliest_classes_stand_below_each_picture():
         f"{FINE_NAMES[i]} {share} %".replace("_", " ") for i, share in ((5, 50), (6, 40), (7, 10))
     ]
     assert [text.get_text() for text in axes[2, 1].texts] == said
+    assert [bar.get_width() for bar in axes[2, 1].patches] == pytest.approx([50, 40, 10])
 
 
 @pytest.mark.every_backend
@@ -135,14 +137,14 @@ def test_occlusion_of_a_keras_network_is_the_mean_over_covers():
 def test_answers_that_hang_on_one_place_are_chosen(monkeypatch):
     images = np.arange(8)  # stand for pictures; the last is wrong, as is the one before
     probabilities = np.full((8, 4), 0.1) + 0.6 * np.eye(4)[[0] * 8]
-    probabilities[0, 0] = 0.99  # too sure: not among the candidates
+    probabilities[[0, 5], 0] = 0.99, 0.3  # too sure and not sure enough: no candidates
     labels = np.array([0] * 6 + [1] * 2)
     run = RecordedRun({}, probabilities, labels, labels > 9, probabilities[:0], labels[:0])
     falls = {i: np.full((2, 2), 0.1 * i) for i in range(8)}
     monkeypatch.setattr(explain, "occlusion_map", lambda model, image, label: falls[image])
-    shown, maps = explain.telling_pictures(None, run, images, count=2, among=5)
-    np.testing.assert_array_equal(shown, [5, 4, 7, 6])
-    np.testing.assert_allclose(maps[:, 0, 0], [0.5, 0.4, 0.7, 0.6])
+    shown, maps = explain.telling_pictures(None, run, images, count=2, among=4)
+    np.testing.assert_array_equal(shown, [4, 3, 7, 6])
+    np.testing.assert_allclose(maps[:, 0, 0], [0.4, 0.3, 0.7, 0.6])
 
 
 def test_heat_maps_have_each_their_own_scale_in_points(synthetic):
@@ -154,4 +156,6 @@ def test_heat_maps_have_each_their_own_scale_in_points(synthetic):
         image, heat = axes[2 * i : 2 * i + 2]
         np.testing.assert_array_equal(image.images[0].get_array(), synthetic.x_test[i])
         assert heat.get_title() == f"red: falls by\nup to {points} points"
-        assert heat.images[-1].get_array().sum() == pytest.approx(strongest)
+        _, grey, share = (drawn.get_array() for drawn in heat.images)
+        np.testing.assert_allclose(grey, synthetic.x_test[i].mean(axis=-1))
+        assert share.sum() == pytest.approx(strongest)
