@@ -50,7 +50,7 @@ def test_forward_pass_equals_one_written_in_numpy():
     # Every vector away from its initial value, so that none can be forgotten unnoticed.
     for layer in model.layers:
         layer.set_weights(
-            [w * 0.5 if w.ndim > 1 else rng.uniform(0.2, 1.0, w.shape) for w in layer.get_weights()]
+            [w if w.ndim > 1 else rng.uniform(0.2, 1.0, w.shape) for w in layer.get_weights()]
         )
     images = rng.integers(0, 256, (4, 9, 9, 3), dtype=np.uint8)
     expected = [forward_by_hand(model, image, (2, 1)) for image in images]
