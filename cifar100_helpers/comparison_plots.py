@@ -6,6 +6,7 @@ Runs are `RecordedRun` objects; `cifar` is a `Cifar100`, and `names` are those o
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
@@ -124,17 +125,18 @@ _LABEL = {
     "textcoords": "offset points",
     "va": "center",
     "fontsize": 8,
+    "path_effects": [withStroke(linewidth=2, foreground="white")],  # no line crosses a letter
     "arrowprops": {"arrowstyle": "-", "color": "grey", "lw": 0.5, "shrinkA": 0, "shrinkB": 6},
 }
 _PLACES = [  # the nearest first
     {"xytext": (x, y), "ha": side}
-    for y in (0, 9, -9, 18, -18, 27, -27, 36, -36, 45, -45)
+    for y in (0, -9, 9, -18, 18, -27, 27, -36, 36, -45, 45)
     for x, side in ((7, "left"), (-7, "right"))
 ]
 
 
 def plot_agreement(first, second):
-    """Draw how many images both runs get right, only one of them, and neither, as one bar."""
+    """Draw how many images both runs recognise, only one of them, and neither, as one bar."""
     ax = new_axes(8, 1.6)
     counts = count_agreement(is_correct(first), is_correct(second))
     labels = ("both", f"only {first.name}", f"only {second.name}", "neither")
@@ -192,7 +194,7 @@ def plot_reliability(first, second):
             style = {"color": "black", "marker": "s", "mfc": "white", "ls": "--"}
             label = f"at temperature {calibrated[0]:.2f}"
             _draw_reliability(ax, calibrated[1], run.labels, label, **style)
-        ax.set(xlabel="how sure the model is, %", ylabel="how often it is right, %")
+        ax.set(xlabel="confidence, %", ylabel="correct images, %")
         ax.legend(frameon=False, fontsize=8)
         ax.set_title(run.name)
     return axes
@@ -216,42 +218,43 @@ def plot_coverage(first, second):
         coverage, accuracy = coverage_curve(probabilities, first.labels)
         ax.plot(100 * coverage, 100 * accuracy, color=colour, label=name)
     ax.set(xlabel="test images answered, the surest first, %", xlim=(0, 100))
-    ax.set(ylabel="right among these, %")
+    ax.set(ylabel="correct images among these, %")
     ax.legend(frameon=False)
     ax.set_title("How accurate the models are when they may abstain")
     return ax
 
 
 def plot_only_one_correct(images, correct, wrong, names, *, count=10):
-    """Draw test `images` that the run `correct` gets right and `wrong` does not.
+    """Draw test `images` that the run `correct` recognises and `wrong` does not.
 
     Those about which `wrong` was surest come first. `images`: uint8 (n, height, width, 3).
     """
-    predicted, confidence = wrong.probabilities.argmax(axis=1), wrong.probabilities.max(axis=1)
+    predicted = wrong.probabilities.argmax(axis=1)
+    confidence = 100 * wrong.probabilities.max(axis=1)
     chosen = surest(is_correct(correct) & ~is_correct(wrong), wrong.probabilities, count)
     titles = [
-        readable(f"{names[correct.labels[i]]}\nnot “{names[predicted[i]]}” {confidence[i]:.0%}")
+        readable(f"{names[correct.labels[i]]}\nnot “{names[predicted[i]]}” {confidence[i]:.0f} %")
         for i in chosen
     ]
-    heading = f"Only {correct.name} is right; what {wrong.name} said"
+    heading = f"Only {correct.name} is correct; what {wrong.name} predicted"
     return _plot_gallery(images[chosen], titles, heading, columns=5, size=1.6)
 
 
 def plot_both_wrong(cifar, first, second, *, count=6, examples=3):
     """Draw test images that both runs get wrong, each beside `examples` of its labelled class.
 
-    What they said is the likeliest class of their average; the surest come first.
+    What they predict is the likeliest class of their average; the surest come first.
     """
     average = average_probabilities(first, second)
-    predicted, confidence = average.argmax(axis=1), average.max(axis=1)
+    predicted, confidence = average.argmax(axis=1), 100 * average.max(axis=1)
     wrong = ~is_correct(first) & ~is_correct(second) & (predicted != first.labels)
     images, titles = [], []
     for i in surest(wrong, average, count):
         label = first.labels[i]
         images += [cifar.x_test[i], *cifar.x_train[cifar.y_train == label][:examples]]
         name, other = readable(cifar.fine_names[label]), readable(cifar.fine_names[predicted[i]])
-        titles += [f"“{other}” {confidence[i]:.0%}\nis {name}?", *[f"\n{name}"] * examples]
-    heading = "Both are wrong: what they said, and training images of the class on the label"
+        titles += [f"“{other}” {confidence[i]:.0f} %\nis {name}?", *[f"\n{name}"] * examples]
+    heading = "Both are wrong: what they predict together, and training images of the label's class"
     axes = _plot_gallery(images, titles, heading, columns=2 * (1 + examples), size=1.15)
     for ax in axes[:: 1 + examples]:
         ax.title.set_weight("bold")

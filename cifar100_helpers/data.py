@@ -194,7 +194,10 @@ def _official_files(folder):
         try:
             files[name] = (folder / name).read_bytes()
         except OSError as error:
-            raise DatasetError(f"{error.filename} cannot be read ({error.strerror}).") from error
+            raise DatasetError(
+                f"{error.filename} cannot be read ({error.strerror}): get the right to read it, or "
+                "name another folder by data_dir or CIFAR100_DIR."
+            ) from error
         md5 = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
         if md5 != OFFICIAL_MD5[name]:
             raise DatasetError(

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, log_loss, recall_score, top_k_accuracy_score
 
-BINS = 15  # of confidence
+BINS = 15  # of confidence, as Guo et al. take (see below)
 
 
 def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
@@ -87,7 +87,7 @@ def surest(chosen, probabilities, count):
 
 
 # Two models on the same images. `first_correct` and `second_correct` are bool (n,): the images that
-# each model gets right.
+# each model recognises.
 
 
 def is_correct(run):

@@ -85,7 +85,7 @@ def _as_colours(opened, file):
 
 
 def plot_pictures(pictures, predictions, names, count=3):
-    """Draw pictures, what a model sees of them, and the likeliest classes as bars with their names.
+    """Draw pictures, what a model gets of them, and the likeliest classes as bars with their names.
 
     `pictures`: see `load_pictures`. `predictions`: a dict from a model's name to its probabilities,
     float (n, 100); `names`: those of the classes. Returns Axes, (2 + models, n).
@@ -94,7 +94,7 @@ def plot_pictures(pictures, predictions, names, count=3):
     size = (max(4, 2 * len(pictures)), sum(heights) + 0.6)
     figure = plt.figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(heights), len(pictures), squeeze=False, height_ratios=heights)
-    figure.suptitle("A picture, what a model sees of it, and what it says")
+    figure.suptitle("A picture, the 32 × 32 pixels of it, and what a model predicts")
     for (top, below), (name, (square, small)) in zip(axes[:2].T, pictures.items(), strict=True):
         top.imshow(square)
         top.set_title(name, fontsize=9)
@@ -137,11 +137,11 @@ def _intervals(length, patch, stride):
 
 
 def telling_pictures(model, run, images, count=3, among=8):
-    """Choose pictures whose answer hangs on one place: `count` right answers and `count` wrong.
+    """Choose images whose prediction hangs on one place: `count` correct and `count` wrong ones.
 
-    They have the strongest `occlusion_map` out of `among` right and as many wrong answers in which
-    the recorded `run` of `model` was about 75 % sure. Returns indices into `images` and the maps:
-    int (n,) and float (n, height, width).
+    They have the strongest `occlusion_map` out of `among` correct and as many wrong predictions
+    whose confidence in the recorded `run` of `model` is nearest to 75 %. Returns indices into
+    `images` and the maps: int (n,) and float (n, height, width).
     """
     predicted, confidence = run.probabilities.argmax(axis=1), run.probabilities.max(axis=1)
     order = np.argsort(abs(confidence - 0.75), kind="stable")  # surer: hardly any place matters
@@ -164,7 +164,7 @@ def plot_occlusion(images, maps, titles, name):
     strongest = [100 * np.abs(heat).max() for heat in maps]
     scales = [f"red: falls by\nup to {top:.0f} points" for top in strongest]
     texts = [text for pair in zip(titles, scales, strict=True) for text in pair]
-    heading = f"Where {name} looks: what happens to the class it named if a place is covered"
+    heading = f"Where {name} looks: how far the predicted class falls if a place is covered"
     pairs = np.repeat(images, 2, axis=0)
     axes = plot_images(pairs, texts, columns=6, size=1.5, heading=heading)
     for ax, image, heat, top in zip(axes[1::2], images, maps, strongest, strict=True):

@@ -125,7 +125,10 @@ def load_run(run_dir):
         return RecordedRun(record | {"name": run_dir.name}, **arrays)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
-        raise RunError(f"{run_dir} holds no finished run: {missing} is missing.") from None
+        raise RunError(
+            f"{run_dir} holds no finished run ({missing} is missing): train it to its end first, "
+            "or name another folder."
+        ) from None
     except (ValueError, KeyError, TypeError):
         raise RunError(f"The record in {run_dir} is damaged: delete that folder.") from None
 

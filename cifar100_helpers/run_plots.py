@@ -171,7 +171,7 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=No
     """
     ax = ax or new_axes(6, 3.5)
     epochs, percent = history["epoch"], quantity == "accuracy"
-    scale, text = (100, "{:.1f} %") if percent else (1, "{:.2g}")
+    scale, text = (100, "{:.2f} %") if percent else (1, "{:.2g}")
     for key, label, colour in (("", "training", BLUE), ("val_", "validation", ORANGE)):
         if key + quantity in history:
             values = scale * np.array(history[key + quantity])

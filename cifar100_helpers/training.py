@@ -176,10 +176,11 @@ class Run:
         """Print how many `seconds` the run takes in all, if many; stop it if they are too many."""
         if seconds > self.hours * HOUR:
             suitable = "modern" if describe()["gpus"] else "quick, half_hour and laptop"
+            enough = math.ceil(1.5 * seconds / HOUR)  # other work may slow it down
             raise RunError(
                 f"This run would take about {seconds / HOUR:.0f} hours on this machine, and the "
                 f"parameter hours allows {self.hours}: choose a profile that suits the machine "
-                f"({suitable}), or set hours to {math.ceil(1.5 * seconds / HOUR)} to run it anyway."
+                f"({suitable}), or set hours to {enough} to run it anyway."
             )
         if seconds > HOUR:
             tqdm.write(f"this run takes about {seconds / HOUR:.1f} hours in all on this machine")

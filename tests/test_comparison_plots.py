@@ -149,7 +149,7 @@ def test_images_only_one_run_recognises_come_surest_first(first, second):
     first.probabilities[mistake, 7] = 0.95
     axes = comparison_plots.plot_only_one_correct(pictures(), second, first, FINE_NAMES, count=4)
     assert [index_of(ax) for ax in axes] == [303, 3, 103, 203]
-    assert axes[0].get_title() == f"{FINE_NAMES[3]}\nnot “{FINE_NAMES[7]}” 95%".replace("_", " ")
+    assert axes[0].get_title() == f"{FINE_NAMES[3]}\nnot “{FINE_NAMES[7]}” 95 %".replace("_", " ")
 
 
 def test_images_both_get_wrong_stand_beside_their_class(synthetic, first, second):
@@ -160,7 +160,7 @@ def test_images_both_get_wrong_stand_beside_their_class(synthetic, first, second
     assert len(axes) == 8
     assert index_of(axes[0]) == 210 and index_of(axes[4]) == 10
     name = FINE_NAMES[10].replace("_", " ")
-    assert axes[0].get_title() == f"“{FINE_NAMES[11]}” 100%\nis {name}?"
+    assert axes[0].get_title() == f"“{FINE_NAMES[11]}” 100 %\nis {name}?"
     examples = synthetic.x_train[synthetic.y_train == 10][:3]
     for ax, image in zip(axes[1:4], examples, strict=True):
         np.testing.assert_array_equal(ax.images[0].get_array(), image)

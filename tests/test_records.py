@@ -93,13 +93,47 @@ def test_accuracies_in_words_are_those_of_records():
     runs = [load_run(folder) for folder in [*RECORDS, *(ROOT / "results/readings").iterdir()]]
     groups = seed_groups([run.record for run in runs])
     known = [*(run.top1 for run in runs), *(mean_and_spread(group)[0] for group in groups)]
-    known = {f"{100 * top1:.2f}" for top1 in [*known, *(run["top1"] for run in PUBLISHED)]}
-    texts = [(ROOT / "README.md").read_text()]
+    known = [100 * top1 for top1 in [*known, *(run["top1"] for run in PUBLISHED)]]
+    known = {f"{top1:.{digits}f}" for top1 in known for digits in (1, 2)}
+    profiles = (ROOT / "notebooks/profiles").glob("*.yaml")
+    texts = [file.read_text() for file in (ROOT / "README.md", *profiles)]
     for file in (ROOT / "notebooks").glob("*.ipynb"):
         cells = nbformat.read(file, as_version=4).cells
         texts += [cell.source for cell in cells if cell.cell_type == "markdown"]
-    said = re.findall(r"(\d\d\.\d\d) %", "\n".join(texts))
+    said = re.findall(r"(\d\d\.\d+) %", "\n".join(texts))
     assert len(said) > 20 and set(said) <= known
+
+
+def minutes(*names):
+    return sum(sum(load_run(ROOT / "results" / n).record["phase_seconds"]) for n in names) / 60
+
+
+def times(dearer, cheaper):
+    costs = [load_run(ROOT / "results" / n).record["petaflops"] for n in (dearer, cheaper)]
+    return costs[0] / costs[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "number", "of_records"),
+    [
+        ("README.md", "79.73 % in three minutes", 3, lambda: minutes("resnet_modern")),
+        ("README.md", "87.32 % in five", 5, lambda: minutes("xception_large")),
+        (
+            "README.md",
+            "both published figures within the hour",
+            1,
+            lambda: minutes("resnet_half_hour", "xception_half_hour") / 60,
+        ),
+        ("03_resnet", "for a fifth", 5, lambda: times("resnet_published", "resnet_modern")),
+        ("03_resnet", "4 minutes on an H200", 4, lambda: minutes("resnet_published")),
+        ("04_xception", "20 minutes on an H200", 20, lambda: minutes("xception_published")),
+        ("04_xception", "a nineteenth", 19, lambda: times("xception_published", "xception_laptop")),
+        ("04_xception", "in five minutes", 5, lambda: minutes("xception_large")),
+    ],
+)
+def test_minutes_and_ratios_in_words_are_those_of_records(file, words, number, of_records):
+    path = ROOT / file if file == "README.md" else ROOT / "notebooks" / f"{file}.ipynb"
+    assert words in path.read_text() and round(of_records()) == number
 
 
 def test_records_agree_on_the_test_images():

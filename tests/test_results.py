@@ -74,7 +74,7 @@ def test_record_that_is_damaged_missing_or_outdated_is_one_sentence(run_dir, fil
         with pytest.raises(RunError, match=r"tiny is damaged: delete that folder\.$"):
             load_run(run_dir)
     (run_dir / file).unlink()
-    with pytest.raises(RunError, match=f"tiny holds no finished run: {file} is missing"):
+    with pytest.raises(RunError, match=rf"tiny holds no finished run \({file} is missing\): train"):
         load_run(run_dir)
     (run_dir / "run.json").write_text('{"schema": 2}')
     with pytest.raises(RunError, match="tiny is of another version: make it again"):

@@ -103,7 +103,7 @@ def test_training_curves_show_accuracy_in_percent_beside_validation_and_test():
     history = HISTORY | {"val_accuracy": [0.1, 0.15, 0.2, 0.2]}
     ax = run_plots.plot_training_curves(history, "accuracy", test=0.215, name="a_run")
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [10, 15, 20, 20])
-    ends = ["training: 35.0 % at the end", "validation: 20.0 % at the end", "test: 21.5 %"]
+    ends = ["training: 35.00 % at the end", "validation: 20.00 % at the end", "test: 21.50 %"]
     assert legend(ax) == ends and ax.get_title() == "a_run"
 
 
