@@ -177,7 +177,7 @@ def plot_classes(first, second, names, *, count=6):
         named += chosen.tolist()
     ax.set_xlabel(f"images of a class that {first.name} recognises, %")
     ax.set_ylabel(f"images of a class that {second.name} recognises, %")
-    ax.set_title("Which classes gain and which lose")
+    ax.set_title("Two models, class by class")
     _label_points(ax, points, {i: readable(names[i]) for i in named})
     return ax
 

@@ -64,7 +64,7 @@ def build_xception(
     """
     images = keras.Input((32, 32, 3), dtype="uint8", name="images")
     x = augmentation(images) if augmentation else images
-    # float32 whatever the precision: bfloat16 cannot tell all 256 values of a pixel apart.
+    # float32 whatever the precision: in bfloat16, every step of resizing would round.
     x = layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="rescale")(x)
     x = layers.Resizing(
         image_size, image_size, interpolation=interpolation, dtype="float32", name="resize"
