@@ -189,15 +189,20 @@ def test_phase_before_its_turn_and_phase_of_another_run_are_one_sentence(synthet
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_checkpoint_is_one_sentence(synthetic, run_dir):
+def test_damaged_checkpoint_or_record_is_one_sentence(synthetic, run_dir):
     file = run_dir / "checkpoint.npz"
     content = file.read_bytes()
     middle = len(content) // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    for damaged in (b"", content[:-3], content[:middle], flipped):
+    of_another_shape, arrays = io.BytesIO(), dict(np.load(file))
+    np.savez(of_another_shape, **arrays | {"arr_0": arrays["arr_0"][..., :1]})
+    for damaged in (b"", content[:-3], content[:middle], flipped, of_another_shape.getvalue()):
         file.write_bytes(damaged)
         with pytest.raises(RunError, match=r"checkpoint\.npz is missing or damaged: delete its fo"):
             tiny_run(synthetic, run_dir)
+    (run_dir / "run.json").write_text('{"parameters": {}}')
+    with pytest.raises(RunError, match=r"run\.json is missing or damaged: delete its folder"):
+        tiny_run(synthetic, run_dir)
 
 
 def test_checkpoint_for_which_memory_is_short_is_not_called_damaged(
