@@ -152,7 +152,7 @@ def choose_runs(runs, first="", second=""):
 
     An empty name leaves the choice to a rule: of all pairs on the same test images, it prefers a
     ResNet and an Xception, then about equal cost or the nearest to it, then validation images, then
-    the first of several seeds, then the highest mean top-1. Raises RunError if there is no run of
+    the first of several seeds, then the longest training. Raises RunError if there is no run of
     that name, or no such pair.
     """
     pairs = _comparable(_named(runs, first), _named(runs, second))
@@ -163,7 +163,7 @@ def choose_runs(runs, first="", second=""):
 
 
 def equal_cost_pairs(runs):
-    """Return for each Xception, if any, the best ResNet of about its cost: pairs, the best last."""
+    """Return for each Xception, if any, the dearest ResNet of about its cost: pairs, best last."""
     equal = [
         pair
         for pair in sorted(_comparable(runs, runs), key=_preference(runs))
@@ -198,7 +198,7 @@ def _preference(runs):
         -max(cost_ratio(*pair), ABOUT_EQUAL),
         all(len(run.validation_labels) for run in pair),
         -sum(places[run.name] for run in pair),  # not the best of several seeds: that is luck
-        pair[0].top1 + pair[1].top1,
+        sum(run.record["petaflops"] for run in pair),  # not by accuracy: the test set picks nothing
         _models(pair) == ["resnet", "xception"],
     )
 
