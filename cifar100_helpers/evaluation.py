@@ -17,9 +17,9 @@ BINS = 15  # of confidence, as Guo et al. take (see below)
 def evaluate(probabilities, labels, coarse_of_fine, near_duplicate):
     """Return the metrics of a run's record as a dict of plain numbers.
 
-    All but `loss` are fractions: the mean cross-entropy in nats, no probability taken for less than
-    1e-7. `top1_interval` is the 95 % interval of Wilson, 1927. `top1_without_duplicates` leaves out
-    the images marked in `near_duplicate`, bool (n,).
+    All but `loss` are fractions. `loss` is the mean cross-entropy in nats, where no probability
+    counts as less than 1e-7; `top1_interval` is the 95 % interval of Wilson, 1927.
+    `top1_without_duplicates` leaves out the images marked in `near_duplicate`, bool (n,).
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     predicted = probabilities.argmax(axis=1)

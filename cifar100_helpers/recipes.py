@@ -255,7 +255,7 @@ class Muon(keras.optimizers.SGD):
     hidden layers in neural networks", 2024.
     """
 
-    other_rate, steps = 10.0, 3  # three steps as the author for CIFAR-10, who else takes five
+    other_rate, steps = 10.0, 3  # the author takes three steps for CIFAR-10, else five
 
     def update_step(self, gradient, variable, learning_rate):
         if len(variable.shape) != 4:
