@@ -27,6 +27,10 @@ from cifar100_helpers.results import (
 
 ROOT = Path(__file__).parent.parent
 RECORDS = sorted(file.parent for file in (ROOT / "results").glob("*/run.json"))
+ALL = RECORDS + sorted(file.parent for file in (ROOT / "results/variants").glob("*/run.json"))
+VARIANTS = {  # what is named in a notebook, but no profile: another profile, and what differs
+    "xception_frozen_statistics": ("published", {"freeze_statistics": True, "batch_size": 128}),
+}
 MODELS = sorted((ROOT / "results").glob("*/model.keras"))
 
 
@@ -51,7 +55,7 @@ def test_trained_model_predicts_what_its_record_holds(file, real_data):
     np.testing.assert_allclose(probabilities, run.probabilities[::5], atol=2e-3)
 
 
-@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", ALL, ids=lambda folder: folder.name)
 def test_record_is_of_real_data_and_its_metrics_follow_from_its_predictions(folder):
     run = load_run(folder)
     assert run.record["dataset"] == "cifar100"
@@ -64,7 +68,7 @@ def test_record_is_of_real_data_and_its_metrics_follow_from_its_predictions(fold
         assert run.record["metrics"][name] == pytest.approx(value, rel=1e-9), name
 
 
-@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", ALL, ids=lambda folder: folder.name)
 def test_record_is_of_todays_profile_and_recipe(folder):
     record = load_run(folder).record
     parameters = record["parameters"]
@@ -76,8 +80,9 @@ def test_record_is_of_todays_profile_and_recipe(folder):
     phases = phases_of(parameters["recipe"], *epochs, changes=parameters["recipe_changes"])
     assert [Phase(**phase) for phase in record["phases"]] == list(phases)
     notebook = {"resnet": "03_resnet", "xception": "04_xception"}[record["model"]]
-    profile = folder.name.partition("_seed")[0].removeprefix(f"{record['model']}_")
-    settings = load_profile(profile, notebook)
+    name = folder.name.partition("_seed")[0]
+    profile, changes = VARIANTS.get(name, (name.removeprefix(f"{record['model']}_"), {}))
+    settings = load_profile(profile, notebook) | changes
     for name in parameters.keys() - {"precision", "seed"}:  # the machine decides what is "auto"
         assert parameters[name] == settings[name], name
     if record["model"] == "resnet":
@@ -91,7 +96,7 @@ def resnet_parameters(*num_blocks, width):
 
 
 def test_accuracies_in_words_are_those_of_records():
-    runs = [load_run(folder) for folder in [*RECORDS, *(ROOT / "results/readings").iterdir()]]
+    runs = [load_run(folder) for folder in ALL]
     groups = seed_groups([run.record for run in runs])
     known = [*(run.top1 for run in runs), *(mean_and_spread(group)[0] for group in groups)]
     known = [100 * top1 for top1 in [*known, *(run["top1"] for run in PUBLISHED)]]
@@ -138,7 +143,7 @@ def test_minutes_and_ratios_in_words_are_those_of_records(file, words, number, o
 
 
 def test_records_agree_on_the_test_images():
-    first, *others = map(load_run, RECORDS)
+    first, *others = map(load_run, ALL)
     assert 0 < first.near_duplicate.mean() < 0.5
     for other in others:
         np.testing.assert_array_equal(other.labels, first.labels)
