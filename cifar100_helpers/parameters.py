@@ -62,7 +62,6 @@ RULES = {  # a parameter's name: (whether a value fits, what the value must be)
     **dict.fromkeys(
         ("freeze_statistics", "galleries", "random_transforms"), _of(bool, "True or False")
     ),
-    "activation": _one_of("relu", "silu"),
     "dataset": _one_of("cifar100", "synthetic"),
     "interpolation": _one_of("bilinear", "bicubic"),
     "num_blocks": (_is_stages, "a list of 1 to 5 whole numbers; only the first may be 0"),

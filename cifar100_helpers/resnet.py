@@ -87,11 +87,10 @@ def downscale_images(model, side):
             model.make_train_function(force=True)  # it was compiled for the size before
 
 
-def residual_block(x, filters, *, stride=1, activation="relu", name="block"):
+def residual_block(x, filters, *, stride=1, name="block"):
     """Add two convolutions to `x` and the sum of their output and a shortcut.
 
-    Main path: conv 3×3 (`stride`), BN, `activation`, conv 3×3, BN.
-    Shortcut: conv 1×1 (`stride`), BN. The sum goes through `activation` as well.
+    Main path: conv 3×3 (`stride`), BN, ReLU, conv 3×3, BN. Shortcut: conv 1×1 (`stride`), BN.
 
     `x` is a Keras tensor (batch, height, width, channels); returns one of (batch,
     ceil(height / stride), ceil(width / stride), `filters`). Source: He et al., "Deep Residual
@@ -102,18 +101,17 @@ def residual_block(x, filters, *, stride=1, activation="relu", name="block"):
 
     x = Conv2D(filters, 3, stride, padding="same", name=f"{name}_conv1")(x)
     x = BatchNormalization(name=f"{name}_bn1")(x)
-    x = layers.Activation(activation, name=f"{name}_activation1")(x)
+    x = layers.ReLU(name=f"{name}_relu1")(x)
     x = Conv2D(filters, 3, padding="same", name=f"{name}_conv2")(x)
     x = BatchNormalization(name=f"{name}_bn2")(x)
 
     x = layers.Add(name=f"{name}_add")([shortcut, x])
-    return layers.Activation(activation, name=f"{name}_activation2")(x)
+    return layers.ReLU(name=f"{name}_relu2")(x)
 
 
 def build_resnet(
     num_blocks=(2, 2, 2, 2),
     width=128,
-    activation="relu",
     dropout_rate=0.5,
     num_classes=100,
     input_shape=(32, 32, 3),
@@ -122,9 +120,9 @@ def build_resnet(
     """Build the published ResNet: a stem, stages of residual blocks, pooling and a softmax.
 
     Stage k (from 1) has `num_blocks[k - 1]` blocks of `width` · 2^(k - 1) filters; from
-    stage 2 on, its first block halves height and width. `activation` is the name of one of Keras's.
-    Takes uint8 images (batch, *`input_shape`), which go through the layer `augmentation`, if any,
-    and are scaled to [0, 1]; returns float32 class probabilities (batch, `num_classes`).
+    stage 2 on, its first block halves height and width. Takes uint8 images (batch,
+    *`input_shape`), which go through the layer `augmentation`, if any, and are scaled to [0, 1];
+    returns float32 class probabilities (batch, `num_classes`).
     46,203,236 parameters at the defaults, 739,972 at `width=16`.
     """
     images = keras.Input(input_shape, dtype="uint8", name="images")
@@ -134,7 +132,7 @@ def build_resnet(
 
     x = Conv2D(width, 3, padding="same", name="stem_conv")(x)
     x = BatchNormalization(name="stem_bn")(x)
-    x = layers.Activation(activation, name="stem_activation")(x)
+    x = layers.ReLU(name="stem_relu")(x)
     # With a seed: without one, PyTorch draws from a generator that a resumed run cannot restore.
     x = layers.Dropout(dropout_rate, seed=0, name="stem_dropout")(x)
 
@@ -144,7 +142,6 @@ def build_resnet(
                 x,
                 width * 2 ** (stage - 1),
                 stride=2 if stage > 1 and block == 1 else 1,
-                activation=activation,
                 name=f"stage{stage}_block{block}",
             )
 

@@ -11,7 +11,6 @@ from cifar100_helpers.parameters import PROFILES, RULES, load_profile, resolve
 
 NOTEBOOKS = {path.stem: path for path in (PROFILES.parent).glob("0*.ipynb")}
 BAD = {
-    "activation": ["ReLU", 3],
     "batch_size": [-1, 0],
     "copies": ["2", -1, 11],
     "cutout": [-1, 64],

@@ -20,8 +20,8 @@ def convolve(x, kernel, bias, stride):
     return np.einsum("hwcij,ijco->hwo", windows[::stride, ::stride], kernel) + bias
 
 
-def forward_by_hand(model, image, num_blocks, activation):
-    """The network's inference on one image, from its weights alone, in NumPy."""
+def forward_by_hand(model, image, num_blocks):
+    """The published network's inference on one image, from its weights alone, in NumPy."""
 
     def conv(x, name, stride=1):
         return convolve(x, *model.get_layer(name).get_weights(), stride)
@@ -30,36 +30,30 @@ def forward_by_hand(model, image, num_blocks, activation):
         gamma, beta, mean, variance = model.get_layer(name).get_weights()
         return gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
 
-    x = activation(bn(conv(image / 255, "stem_conv"), "stem_bn"))
+    x = np.maximum(bn(conv(image / 255, "stem_conv"), "stem_bn"), 0)
     for stage, blocks in enumerate(num_blocks, start=1):
         for block in range(1, blocks + 1):
             name = f"stage{stage}_block{block}"
             stride = 2 if stage > 1 and block == 1 else 1
             shortcut = bn(conv(x, f"{name}_shortcut_conv", stride), f"{name}_shortcut_bn")
-            x = activation(bn(conv(x, f"{name}_conv1", stride), f"{name}_bn1"))
-            x = activation(shortcut + bn(conv(x, f"{name}_conv2"), f"{name}_bn2"))
+            x = np.maximum(bn(conv(x, f"{name}_conv1", stride), f"{name}_bn1"), 0)
+            x = np.maximum(shortcut + bn(conv(x, f"{name}_conv2"), f"{name}_bn2"), 0)
     kernel, bias = model.get_layer("probabilities").get_weights()
     logits = x.mean(axis=(0, 1)) @ kernel + bias
     return np.exp(logits) / np.exp(logits).sum()
 
 
 @pytest.mark.every_backend
-@pytest.mark.parametrize(
-    ("activation", "by_hand"),
-    [("relu", lambda x: np.maximum(x, 0)), ("silu", lambda x: x / (1 + np.exp(-x)))],
-)
-def test_forward_pass_equals_one_written_in_numpy(activation, by_hand):
+def test_forward_pass_equals_one_written_in_numpy():
     rng = np.random.default_rng(0)
-    model = build_resnet(
-        (2, 1), width=3, activation=activation, num_classes=5, input_shape=(9, 9, 3)
-    )
+    model = build_resnet((2, 1), width=3, num_classes=5, input_shape=(9, 9, 3))
     # Every vector away from its initial value, so that none can be forgotten unnoticed.
     for layer in model.layers:
         layer.set_weights(
             [w if w.ndim > 1 else rng.uniform(0.2, 1.0, w.shape) for w in layer.get_weights()]
         )
     images = rng.integers(0, 256, (4, 9, 9, 3), dtype=np.uint8)
-    expected = [forward_by_hand(model, image, (2, 1), by_hand) for image in images]
+    expected = [forward_by_hand(model, image, (2, 1)) for image in images]
     np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4)
 
 
