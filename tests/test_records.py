@@ -30,6 +30,7 @@ RECORDS = sorted(file.parent for file in (ROOT / "results").glob("*/run.json"))
 ALL = RECORDS + sorted(file.parent for file in (ROOT / "results/variants").glob("*/run.json"))
 VARIANTS = {  # what is named in a notebook, but no profile: another profile, and what differs
     "xception_frozen_statistics": ("published", {"freeze_statistics": True, "batch_size": 128}),
+    "xception_half_hour_scratch": ("half_hour", {"freeze_statistics": False, "weights": "none"}),
 }
 MODELS = sorted((ROOT / "results").glob("*/model.keras"))
 
