@@ -28,7 +28,7 @@ from cifar100_helpers.results import (
 ROOT = Path(__file__).parent.parent
 RECORDS = sorted(file.parent for file in (ROOT / "results").glob("*/run.json"))
 ALL = RECORDS + sorted(file.parent for file in (ROOT / "results/variants").glob("*/run.json"))
-VARIANTS = {  # what is named in a notebook, but no profile: another profile, and what differs
+VARIANTS = {  # a record that no profile makes: the nearest profile, and what differs
     "xception_frozen_statistics": ("published", {"freeze_statistics": True, "batch_size": 128}),
     "xception_half_hour_scratch": ("half_hour", {"freeze_statistics": False, "weights": "none"}),
 }
@@ -81,8 +81,8 @@ def test_record_is_of_todays_profile_and_recipe(folder):
     phases = phases_of(parameters["recipe"], *epochs, changes=parameters["recipe_changes"])
     assert [Phase(**phase) for phase in record["phases"]] == list(phases)
     notebook = {"resnet": "03_resnet", "xception": "04_xception"}[record["model"]]
-    name = folder.name.partition("_seed")[0]
-    profile, changes = VARIANTS.get(name, (name.removeprefix(f"{record['model']}_"), {}))
+    run = folder.name.partition("_seed")[0]
+    profile, changes = VARIANTS.get(run, (run.removeprefix(f"{record['model']}_"), {}))
     settings = load_profile(profile, notebook) | changes
     for name in parameters.keys() - {"precision", "seed"}:  # the machine decides what is "auto"
         assert parameters[name] == settings[name], name
