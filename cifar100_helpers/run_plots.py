@@ -126,7 +126,7 @@ def plot_resnet(model):
         size, parameters = " × ".join(map(str, maps)), sum(layer.count_params() for layer in layers)
         cells = (stage, size, filters, f"{parameters:,}" if parameters else "")
         _write_column(ax, (left + right) / 2, cells)
-    ax.plot([], [], color=ORANGE, label="shortcut around two 3 × 3 convolutions")
+    ax.plot([], [], color=ORANGE, label="shortcut: a 1 × 1 convolution beside two of 3 × 3")
     ax.legend(loc="upper right", frameon=False, fontsize=9)
     ax.set(xlim=(-1.4, right + 0.45), ylim=(-1.7, 0.8))
     ax.set_axis_off()
@@ -167,7 +167,8 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=No
     """Draw `quantity` ("loss" or "accuracy") by epoch, with dotted lines between phases.
 
     `history` is that of a record. The first `frozen_epochs`, of the head alone, are shaded. `test`:
-    the quantity on the test images after training, in the unit of `history`.
+    the quantity on the test images after training, in the unit of `history`. A loss that falls to
+    less than a hundredth is drawn on a logarithmic scale.
     """
     ax = ax or new_axes(6, 3.5)
     epochs, percent = history["epoch"], quantity == "accuracy"
@@ -188,6 +189,8 @@ def plot_training_curves(history, quantity, ax=None, *, frozen_epochs=0, test=No
     ax.set(xlabel="epoch", ylabel="correct images, %" if percent else quantity)
     if percent:
         ax.set_ylim(0, 102)
+    elif max(history[quantity]) > 100 * min(history[quantity]):
+        ax.set_yscale("log")  # or most epochs would lie on zero
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(edgecolor="none", loc="lower right" if percent else "best")
     ax.set_title(name)

@@ -107,6 +107,12 @@ def test_training_curves_show_accuracy_in_percent_beside_validation_and_test():
     assert legend(ax) == ends and ax.get_title() == "a_run"
 
 
+def test_loss_that_falls_by_orders_of_magnitude_has_a_logarithmic_scale():
+    assert run_plots.plot_training_curves(HISTORY, "loss").get_yscale() == "linear"
+    steep = HISTORY | {"loss": [3.0, 0.3, 0.03, 0.02]}
+    assert run_plots.plot_training_curves(steep, "loss").get_yscale() == "log"
+
+
 def test_class_accuracy_shows_the_worst_the_best_and_a_strip_of_all(predictions):
     ax = run_plots.plot_class_accuracy(*predictions, FINE_NAMES, count=3, name="a_run")
     names, widths = texts(ax.get_yticklabels()), bar_widths(ax)
