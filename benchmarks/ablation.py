@@ -45,22 +45,46 @@ VARIANTS = {
 def validation_accuracy(
     cifar, seed, *, random_transforms=True, cutout=0, dropout_rate=0.0, **changes
 ):
-    runtime.configure(seed=seed, precision="auto")
     width, images, validation_size, epochs = SETTINGS.values()
-    x, y, (x_validation, y_validation) = augment.training_set(
+    runtime.configure(seed=seed, precision="auto")
+    x, y, validation = augment.training_set(
         cifar, copies=0, validation_size=validation_size, train_limit=images
     )
     transforms = augment.RandomTransforms(cutout=cutout, seed=seed) if random_transforms else None
     model = resnet.build_resnet(width=width, dropout_rate=dropout_rate, augmentation=transforms)
+    return train_and_validate(model, x, y, validation, epochs, seed, **changes)
+
+
+def train_and_validate(model, x, y, validation, epochs, seed, **changes):
+    """Train `model` by the modern recipe, with `changes`; return its validation accuracy."""
     (phase,) = recipes.resnet_phases("modern", epochs, changes=changes)
     model.compile(
-        optimizer=recipes.make_optimizer(phase, epochs * -(-images // BATCH_SIZE)),
+        optimizer=recipes.make_optimizer(phase, epochs * -(-len(x) // BATCH_SIZE)),
         loss=recipes.SparseCategoricalCrossentropy(label_smoothing=phase.label_smoothing),
     )
     parameters = {"batch_size": BATCH_SIZE, "seed": seed}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         Run(folder, parameters, [phase], petaflops=[1.0]).fit(model, x, y, phase=phase)
+    x_validation, y_validation = validation
     return float((predict(model, x_validation).argmax(axis=1) == y_validation).mean())
+
+
+def measure(file, settings, lines, accuracy_of, table):
+    """Measure what the record `file` lacks of `lines`, seed by seed, and write its `table`.
+
+    `accuracy_of(cifar, seed, **line)` measures one line.
+    """
+    record = {"settings": settings, "machine": runtime.describe(), "accuracies": {}}
+    if file.exists():
+        record = json.loads(file.read_text())
+    assert record["settings"] == settings, f"delete {file} to begin anew with other settings"
+    cifar, accuracies = data.load_cifar100(), record["accuracies"]
+    for seed, (name, line) in product(map(str, range(SEEDS)), lines.items()):
+        if seed not in accuracies.setdefault(name, {}):
+            accuracies[name][seed] = accuracy_of(cifar, int(seed), **line)
+            write_json(file, record)
+            file.with_suffix(".md").write_text(table(accuracies))
+    print(table(accuracies))
 
 
 def table(accuracies):
@@ -82,14 +106,4 @@ def table(accuracies):
 
 
 if __name__ == "__main__":
-    record = {"settings": SETTINGS, "machine": runtime.describe(), "accuracies": {}}
-    if RECORD.exists():
-        record = json.loads(RECORD.read_text())
-    assert record["settings"] == SETTINGS, f"delete {RECORD} to begin anew with other settings"
-    cifar, accuracies = data.load_cifar100(), record["accuracies"]
-    for seed, (name, changes) in product(map(str, range(SEEDS)), VARIANTS.items()):
-        if seed not in accuracies.setdefault(name, {}):
-            accuracies[name][seed] = validation_accuracy(cifar, int(seed), **changes)
-            write_json(RECORD, record)
-            RECORD.with_suffix(".md").write_text(table(accuracies))
-    print(table(accuracies))
+    measure(RECORD, SETTINGS, VARIANTS, validation_accuracy, table)
