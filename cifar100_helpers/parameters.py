@@ -108,14 +108,9 @@ def resolve(namespace, notebook):
     that is no parameter of this notebook.
     """
     known = ["profile", *load_profile(COMPLETE, notebook)]
-    assigned = _assigned(namespace.get("In", ()))
-    for name in sorted(assigned - set(known)):
+    for name in sorted(_assigned(namespace.get("In", ())) - set(known)):
         raise ParameterError(f"{name} is no parameter of this notebook: {_hint(name, known)}")
-    given = {
-        name: namespace[name]
-        for name in known
-        if namespace.get(name) is not None and (name in assigned or not assigned)
-    }
+    given = {name: namespace[name] for name in known if namespace.get(name) is not None}
     profile = given.pop("profile", COMPLETE)
     planned = load_profile(profile, notebook)
     values = planned | given
@@ -149,7 +144,7 @@ def load_profile(name, notebook):
 
 def _read_profile(file):
     try:
-        sections = yaml.safe_load(file.read_text("utf-8")) or {}
+        sections = yaml.safe_load(file.read_bytes()) or {}
     except yaml.YAMLError as error:
         raise ParameterError(f"{file} is not YAML ({in_one_line(error)}): correct it.") from None
     sound = isinstance(sections, dict) and all(
@@ -184,16 +179,15 @@ def _assigned(cells):
     `cells` are the sources of all cells as they were run: the last version of each counts. Where
     the kernel keeps no such list, as under nbval, the set is empty.
     """
-    names = set()
+    own, papermills = set(), set()
     for source in cells:
         with contextlib.suppress(SyntaxError):
-            kinds = (ast.Assign, ast.AnnAssign)
-            assignments = [s for s in ast.parse(source).body if isinstance(s, kinds)]
-            stored = [n for s in assignments for n in ast.walk(s) if isinstance(n, ast.Name)]
-            own = {node.id for node in stored if isinstance(node.ctx, ast.Store)}
-            # papermill's cell, or one that chooses another profile
-            if source.startswith("# Parameters") or own == {"profile"}:
-                names |= own
-            elif "profile" in own:
-                names = own
-    return names
+            body = ast.parse(source).body
+            targets = [t for s in body if isinstance(s, ast.Assign) for t in s.targets]
+            targets += [s.target for s in body if isinstance(s, ast.AnnAssign)]
+            names = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+            if source.startswith("# Parameters"):
+                papermills = names
+            elif names > {"profile"}:  # a cell with the profile alone chooses another one
+                own = names
+    return own | papermills

@@ -1,6 +1,8 @@
+import ast
 import math
 import shutil
 
+import nbformat
 import papermill
 import pytest
 import yaml
@@ -134,6 +136,7 @@ def test_profile_that_this_notebook_lacks_is_refused_with_the_others(name):
         ("03_resnet", r"mine\.yaml must name notebooks, and below each its parameters"),
         ("03_resnet: epochs=3", r"mine\.yaml must name notebooks, and below each its parameters"),
         ("", r"profile 'mine' does not exist here: there are .*published"),
+        ("# für mich", r"mine\.yaml is not YAML \(.*\): correct it"),
     ],
 )
 def test_profile_of_ones_own_that_does_not_fit_is_one_sentence(
@@ -142,7 +145,7 @@ def test_profile_of_ones_own_that_does_not_fit_is_one_sentence(
     for file in PROFILES.glob("*.yaml"):
         shutil.copy(file, tmp_path)
     monkeypatch.setattr(parameters, "PROFILES", tmp_path)
-    (tmp_path / "mine.yaml").write_text(content)
+    (tmp_path / "mine.yaml").write_text(content, encoding="latin-1")
     with pytest.raises(ParameterError, match=sentence):
         resolve({"profile": "mine"}, "03_resnet")
 
@@ -153,12 +156,33 @@ def test_parameter_counts_however_it_is_assigned_and_another_profile_drops_none(
     assert (settings.profile, settings.epochs, settings.width) == ("half_hour", 3, 8)
 
 
-def test_unknown_parameter_is_refused_until_its_cell_is_corrected():
-    """In the same kernel, in which the misspelt name lives on."""
-    wrong = PARAMETERS_CELL.replace("epochs = None", "epcohs = 3")
+def test_parameter_counts_in_whatever_cell_it_is_assigned():
+    """As in the exercises: first a profile with changes, then more changes in a cell below."""
+    blocks = "num_blocks = [1 for _ in range(4)]"
+    own = ['profile = "half_hour"\nepochs = 2', f'recipe = "published"\n{blocks}']
+    settings = resolve(ran(PARAMETERS_CELL, *own), "03_resnet")
+    assert (settings.profile, settings.epochs) == ("half_hour", 2)
+    assert (settings.recipe, settings.num_blocks) == ("published", [1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=lambda path: path.stem)
+def test_no_other_cell_assigns_a_parameter(path):
+    """It would count as one when the cell of the settings is run again."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = [
+        c for c in cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", ())
+    ]
+    nodes = ast.walk(ast.parse("\n".join(cell.source for cell in code)))
+    stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    assert not stored & load_profile("published", path.stem).keys()
+
+
+@pytest.mark.parametrize("first_line", ["", "# Parameters\n"])
+def test_unknown_parameter_is_refused_until_its_cell_is_corrected(first_line):
+    """In the same kernel, in which the misspelt name lives on; also in papermill's cell."""
+    wrong, corrected = (
+        f'{first_line}profile = "laptop"\n{name} = 3' for name in ("epcohs", "epochs")
+    )
     with pytest.raises(ParameterError, match=r"epcohs is no parameter .*: did you mean epochs"):
-        resolve(ran(wrong), "03_resnet")
-    with pytest.raises(ParameterError, match="epcohs is no parameter"):
-        resolve(ran(PARAMETERS_CELL, "# Parameters\nepcohs = 3"), "03_resnet")
-    corrected = PARAMETERS_CELL.replace("epochs = None", "epochs = 3")
-    assert resolve(ran(wrong, "history = [1]", corrected), "03_resnet").epochs == 3
+        resolve(ran(PARAMETERS_CELL, wrong), "03_resnet")
+    assert resolve(ran(PARAMETERS_CELL, wrong, "a = [1]", corrected), "03_resnet").epochs == 3
