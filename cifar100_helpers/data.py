@@ -178,7 +178,7 @@ def _locate(named, source):
     """Return the folder of the files: one that `source` may mean by `named`, or a folder in it."""
     folders = places(named)
     for folder in itertools.chain(*((place, place / _FOLDER) for place in folders)):
-        if all((folder / name).is_file() for name in _FILES):
+        if all(os.path.isfile(folder / name) for name in _FILES):
             return folder
     looked = " and ".join(map(str, folders))
     raise DatasetError(

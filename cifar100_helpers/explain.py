@@ -1,5 +1,6 @@
 """What trained models say of any picture, and where in a picture they look."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -48,7 +49,7 @@ def _centre(picture):
 
 
 def _read(path):
-    file = next(filter(Path.is_file, places(path)), None)
+    file = next(filter(os.path.isfile, places(path)), None)
     if file is None:
         looked = " or ".join(map(str, places(path)))
         raise ParameterError(f"There is no picture {looked}: give the path of a picture.")

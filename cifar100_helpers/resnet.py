@@ -10,9 +10,10 @@ from .runtime import conv_with_product_gradient, fused_batch_norm, layers_see_pa
 class Conv2D(layers.Conv2D):
     """Keras's layer; where little is left of an image, its kernel learns by a matrix product.
 
-    Same variables, same results up to rounding. In bfloat16 on two cores, the gradient of a
-    convolution's kernel is slow there: on images of 16 pixels, a ResNet of width 48 trains 1.3
-    times as fast with this layer (results/layers.md).
+    Same variables, same results up to rounding, as long as strides are equal and nothing is
+    dilated. In bfloat16 on two cores, the gradient of a convolution's kernel is slow there: on
+    images of 16 pixels, a ResNet of width 48 trains 1.3 times as fast with this layer
+    (results/layers.md).
     """
 
     stock_class = layers.Conv2D  # what a saved model has in its place
@@ -88,7 +89,7 @@ def downscale_images(model, side):
 
 
 def residual_block(x, filters, *, stride=1, name="block"):
-    """Add two convolutions to `x` and the sum of their output and a shortcut.
+    """Return `x` after two convolutions, plus `x` after a shortcut.
 
     Main path: conv 3×3 (`stride`), BN, ReLU, conv 3×3, BN. Shortcut: conv 1×1 (`stride`), BN.
 

@@ -58,24 +58,28 @@ def finish_run(run, model, cifar, validation=None):
     """Save the trained `model`, predict the test set of `cifar` with it, and record both, once.
 
     `run`: a `training.Run`; `validation`: a pair of images and labels, or None. Returns a
-    `RecordedRun`. Raises RunError if `run` has not trained `model` to its end.
+    `RecordedRun`. Raises RunError if `run` has not trained `model` to its end, if another process
+    works in its folder, or if that cannot be written.
     """
-    if run.recorded:
-        return load_run(run.run_dir)
-    if not run.has_trained(model):
-        raise RunError("This model is not trained to its end: run the cells that train it first.")
-    saved = save_model(model, run.run_dir)
-    validation = validation and (predict(saved, validation[0]), validation[1])
-    predicted = predict(saved, cifar.x_test)
-    return save_run(run.run_dir, saved, run.state, cifar, predicted, validation)
+    with exclusive_lock(run.run_dir / "lock", "works in"):
+        if run.recorded:
+            return load_run(run.run_dir)
+        if not run.has_trained(model):
+            raise RunError(
+                "This model is not trained to its end: run the cells that train it first."
+            )
+        saved = save_model(model, run.run_dir)
+        validation = validation and (predict(saved, validation[0]), validation[1])
+        predicted = predict(saved, cifar.x_test)
+        return save_run(run.run_dir, saved, run.state, cifar, predicted, validation)
 
 
 def save_run(run_dir, model, state, cifar, probabilities, validation=None):
     """Write the record of a finished run into `run_dir` and return it as a `RecordedRun`.
 
     `state`: that of the `training.Run`; `probabilities`: float (n, classes), of the test set of
-    `cifar`; `validation`: a pair of probabilities and labels, or None. Raises RunError if another
-    process works in `run_dir`, or if it cannot be written.
+    `cifar`; `validation`: a pair of probabilities and labels, or None. Raises RunError if `run_dir`
+    cannot be written.
     """
     run_dir, labels = Path(run_dir), cifar.y_test
     stored, near_duplicate = np.asarray(probabilities, np.float16), mark_near_duplicates(cifar)
@@ -94,18 +98,16 @@ def save_run(run_dir, model, state, cifar, probabilities, validation=None):
         "petaflops": float(f"{state['petaflops']:.4g}"),
         "machine": describe(),
     }
-    with exclusive_lock(run_dir / "lock", "works in"):
-        with atomic_path(run_dir / "predictions.npz") as unfinished:
-            np.savez_compressed(
-                unfinished,
-                probabilities=stored,
-                labels=labels,
-                near_duplicate=near_duplicate,
-                validation_probabilities=np.asarray(validation_probabilities, np.float16),
-                validation_labels=validation_labels,
-            )
-        (run_dir / "run.json").unlink(missing_ok=True)  # it may be of other predictions
-        write_json(run_dir / "run.json", record)  # last: with it, the record is whole
+    with atomic_path(run_dir / "predictions.npz") as unfinished:
+        np.savez_compressed(
+            unfinished,
+            probabilities=stored,
+            labels=labels,
+            near_duplicate=near_duplicate,
+            validation_probabilities=np.asarray(validation_probabilities, np.float16),
+            validation_labels=validation_labels,
+        )
+    write_json(run_dir / "run.json", record)  # last: with it, the record is whole
     return load_run(run_dir)
 
 
@@ -152,8 +154,8 @@ def choose_runs(runs, first="", second=""):
 
     An empty name leaves the choice to a rule: of all pairs on the same test images, it prefers a
     ResNet and an Xception, then about equal cost or the nearest to it, then validation images, then
-    the first of several seeds, then the longest training. Raises RunError if there is no run of
-    that name, or no such pair.
+    the first of several seeds, then the most arithmetic. Raises RunError if there is no run of that
+    name, or no such pair.
     """
     pairs = _comparable(_named(runs, first), _named(runs, second))
     if not pairs:
@@ -163,10 +165,14 @@ def choose_runs(runs, first="", second=""):
 
 
 def equal_cost_pairs(runs):
-    """Return for each Xception, if any, the dearest ResNet of about its cost: pairs, best last."""
+    """Return for each Xception the ResNet of about its cost, if any, that `choose_runs` prefers.
+
+    A list of pairs, the one with the best Xception last.
+    """
+    last_is_best = sorted(reversed(_comparable(runs, runs)), key=_preference(runs))
     equal = [
         pair
-        for pair in sorted(_comparable(runs, runs), key=_preference(runs))
+        for pair in last_is_best
         if _models(pair) == ["resnet", "xception"] and cost_ratio(*pair) < ABOUT_EQUAL
     ]
     return sorted({pair[1].name: pair for pair in equal}.values(), key=lambda pair: pair[1].top1)

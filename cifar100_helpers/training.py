@@ -54,9 +54,12 @@ class Run:
         """Return what the model `frozen` makes of uint8 `images`, computed once and cached.
 
         The cache is the folder "features" beside the run's. The seconds count for the first phase.
+        Raises RunError if the run would take more than `hours`, if another process computes the
+        same features, or if they cannot be written.
         """
         pace = Pace(self, sum(self.petaflops) / (len(images) * forward_flops(frozen) / 1e15))
-        after_batch = None if self.recorded else pace.step  # nothing is left to do then
+        # Once epochs are behind it, the pace of the next one tells more.
+        after_batch = None if self.state["epochs_done"] else pace.step
         features, seconds = cached_features(
             frozen, images, self.run_dir.parent / "features", after_batch=after_batch
         )
@@ -70,8 +73,9 @@ class Run:
         Prints one line per epoch. Epochs that the folder holds are not trained again: a run that
         goes on ends with the same weights, on a CPU bit for bit, as an uninterrupted one. `x`:
         (n, …), `y`: int (n,), `validation_data`: (x, y) or None. Raises RunError if another process
-        trains in the folder, if the run would take more than `hours` or if an earlier phase was not
-        fitted, and ParameterError if batches cannot be divided among the devices.
+        trains in the folder, if that holds another run or a damaged one or cannot be written, if
+        the run would take more than `hours`, if an earlier phase was not fitted or if the loss is
+        not finite, and ParameterError if batches cannot be divided among the devices.
         """
         number = self._number(phase)
         for images in (x, *(validation_data or ())[:1]):
@@ -112,8 +116,8 @@ class Run:
         for epoch in range(done, phase.epochs):
             start = time.perf_counter()
             downscale_images(model, phase.image_size(epoch))
-            larger = epoch == done or phase.image_size(epoch) != phase.image_size(epoch - 1)
-            pace = self._pace(model, x, number, epoch) if larger else None
+            if epoch == done or phase.image_size(epoch) != phase.image_size(epoch - 1):
+                pace = self._pace(model, x, number, epoch)
             logs = self._fit_epoch(model, x, y, first + epoch, validation_data, pace)
             if not math.isfinite(logs["loss"]):
                 raise RunError(
@@ -178,7 +182,7 @@ class Run:
             suitable = "modern" if describe()["gpus"] else "quick, half_hour and laptop"
             enough = math.ceil(1.5 * seconds / HOUR)  # other work may slow it down
             raise RunError(
-                f"This run would take about {seconds / HOUR:.0f} hours on this machine, and the "
+                f"This run would take about {seconds / HOUR:.1f} hours on this machine, and the "
                 f"parameter hours allows {self.hours}: choose a profile that suits the machine "
                 f"({suitable}), or set hours to {enough} to run it anyway."
             )

@@ -85,8 +85,11 @@ def build_xception(
 def _pretrained_base(image_size, weights):
     named = os.environ.get("XCEPTION_WEIGHTS") if weights == "imagenet" else None
     source = named or weights
+    way_out = 'name their file by the parameter weights, or use "imagenet" to have them downloaded.'
+    if named:
+        way_out = "correct XCEPTION_WEIGHTS, or leave it empty to have them downloaded."
     if source not in ("imagenet", "none"):
-        source = _weights_file(source)
+        source = _weights_file(source, way_out)
     try:
         with progress_bar(1, "building Xception", bar_format="{desc}"), quiet_download():
             base = keras.applications.Xception(
@@ -97,7 +100,7 @@ def _pretrained_base(image_size, weights):
     except Exception as error:  # Keras and h5py raise what they find, down to Exception itself
         if source == "none":
             raise
-        raise WeightsError(_unloadable(source, in_one_line(error))) from error
+        raise WeightsError(_unloadable(source, in_one_line(error), way_out)) from error
     faster = keras.models.clone_model(base, clone_function=_faster_layer)
     faster.set_weights(base.get_weights())
     faster.name = "base"
@@ -112,23 +115,17 @@ def _faster_layer(layer):
     return kind.from_config(config)
 
 
-def _weights_file(source):
+def _weights_file(source, way_out):
     for file in places(source):
-        if file.is_file():
+        if os.path.isfile(file):
             return str(file)
-    raise WeightsError(
-        f"There is no file {source} with the weights of Xception: name one by the parameter "
-        'weights or by XCEPTION_WEIGHTS, or use weights "imagenet" to download them.'
-    )
+    raise WeightsError(f"There is no file {source} with the weights of Xception: {way_out}")
 
 
-def _unloadable(source, reason):
+def _unloadable(source, reason, way_out):
     if source == "imagenet":
         return (
             f"The ImageNet weights of Xception could not be downloaded ({reason}): check the "
             "network, or name their file by XCEPTION_WEIGHTS."
         )
-    return (
-        f"{source} does not hold the weights of Xception without its top ({reason}): name the "
-        'whole file of that network, or use weights "imagenet" to download it.'
-    )
+    return f"{source} does not hold the weights of Xception without its top ({reason}): {way_out}"

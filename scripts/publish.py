@@ -24,7 +24,7 @@ import papermill
 import yaml
 
 from cifar100_helpers.comparison_plots import plot_cost
-from cifar100_helpers.errors import UserError
+from cifar100_helpers.errors import RunError, UserError
 from cifar100_helpers.parameters import resolve
 from cifar100_helpers.results import PUBLISHED, load_run, load_runs, mean_and_spread, seed_groups
 from cifar100_helpers.storage import atomic_path
@@ -84,6 +84,8 @@ def publish(name, profile, changes, *, with_model=False):
 def publish_record(run_dir, published, *, with_model=False):
     """Copy the record in `run_dir` to the folder `published`, and its trained model if asked."""
     load_run(run_dir)  # raises RunError if it is damaged
+    if with_model and not (run_dir / "model.keras").exists():
+        raise RunError(f"{run_dir} has no model.keras: publish it without --model.")
     published.mkdir(parents=True, exist_ok=True)
     (published / "model.keras").unlink(missing_ok=True)  # it may be another training's
     for name in ("predictions.npz", *["model.keras"] * with_model, "run.json"):

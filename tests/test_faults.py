@@ -8,10 +8,11 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pytest
-from test_training import PHASES, tiny_model, tiny_run
+from test_training import PARAMETERS, PHASES, tiny_model, tiny_run
 
 from cifar100_helpers.errors import RunError
-from cifar100_helpers.results import load_run, save_run
+from cifar100_helpers.results import finish_run, load_run, save_run
+from cifar100_helpers.training import Run
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -49,36 +50,34 @@ def test_features_on_a_full_disk_are_one_sentence(synthetic, tmp_path):
     assert {Path(name).suffix for name in contents(tmp_path / "features")} == {".lock"}
 
 
-def record(folder, synthetic, top1):
-    """Record a run that is always correct, or never."""
+def record(folder, synthetic):
+    """Record a run that is always correct."""
     state = {"parameters": {"dataset": "synthetic"}, "phases": [], "history": {"epoch": [1]}}
     state |= {"phase_seconds": [1.0], "petaflops": 0.1}
-    probabilities = np.roll(np.eye(100)[synthetic.y_test], 1 - top1, axis=1)
-    save_run(folder, tiny_model(), state, synthetic, probabilities)
+    save_run(folder, tiny_model(), state, synthetic, np.eye(100)[synthetic.y_test])
 
 
-@pytest.mark.parametrize("size", [0, 500])
-def test_record_on_a_full_disk_is_one_sentence_and_the_old_one_stays(synthetic, tmp_path, size):
-    record(tmp_path / "tiny", synthetic, top1=0)
-    before = contents(tmp_path / "tiny")
-    with room_for(size), pytest.raises(RunError, match=r"tiny cannot be written .*make room"):
-        record(tmp_path / "tiny", synthetic, top1=1)
-    assert contents(tmp_path / "tiny") == before
-    record(tmp_path / "tiny", synthetic, top1=1)
-    assert load_run(tmp_path / "tiny").record["metrics"]["top1"] == 1
+def test_record_on_a_full_disk_is_one_sentence_and_none_until_there_is_room(synthetic, tmp_path):
+    with room_for(500), pytest.raises(RunError, match=r" cannot be written .*make room"):
+        record(tmp_path, synthetic)
+    assert not contents(tmp_path)
+    with pytest.raises(RunError, match="holds no finished run"):
+        load_run(tmp_path)
+    record(tmp_path, synthetic)
+    assert load_run(tmp_path).record["metrics"]["top1"] == 1
 
 
 def test_folder_that_cannot_be_made_is_one_sentence(synthetic, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"features cannot be written \(.*choose another results_di"):
         tiny_run(synthetic, tmp_path / "file" / "run")
-    with pytest.raises(RunError, match=r"tiny cannot be written \(.*choose another results_dir"):
-        record(tmp_path / "file" / "tiny", synthetic, top1=1)
+    run = Run(tmp_path / "file" / "run", PARAMETERS, PHASES[1:], petaflops=[0.1])
+    with pytest.raises(RunError, match=r"run cannot be written \(.*choose another results_dir"):
+        run.fit(tiny_model(), synthetic.x_train, synthetic.y_train, phase=PHASES[1])
 
 
 def test_folder_in_use_is_refused_until_it_is_free(synthetic, tmp_path):
-    tiny_run(synthetic, tmp_path / "run", phases=PHASES[:1])
-    (tmp_path / "tiny").mkdir()
+    model, run = tiny_run(synthetic, tmp_path / "run", phases=PHASES[:1])
     of_features = next((tmp_path / "features").glob("*.lock"))
 
     def train_again():
@@ -88,9 +87,9 @@ def test_folder_in_use_is_refused_until_it_is_free(synthetic, tmp_path):
         (of_features, train_again, "computes the same features in .*/features right now: wait"),
         (tmp_path / "run" / "lock", train_again, "trains in .*/run right now: wait"),
         (
-            tmp_path / "tiny" / "lock",
-            lambda: record(tmp_path / "tiny", synthetic, top1=1),
-            "works in .*/tiny right now: wait",
+            tmp_path / "run" / "lock",
+            lambda: finish_run(run, model, synthetic),
+            "works in .*/run right now: wait",
         ),
     ):
         with filelock.FileLock(lock), pytest.raises(RunError, match=f"Another process {sentence}"):

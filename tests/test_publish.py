@@ -86,6 +86,12 @@ def test_published_record_is_whole_and_has_its_model_if_asked(tmp_path, with_mod
     copies = [file.read_bytes() for file in published.glob("*.keras")]
     assert copies == [b"of this run"] * with_model
 
+    (run_dir / "model.keras").unlink()
+    if with_model:
+        with pytest.raises(PUBLISH["RunError"], match=r"no model\.keras: publish it without"):
+            PUBLISH["publish_record"](run_dir, published, with_model=True)
+        assert (published / "model.keras").exists()
+
 
 def test_readme_shows_the_table_of_the_committed_records():
     readme = (ROOT / "README.md").read_text()

@@ -47,6 +47,7 @@ def run_dir(synthetic, tmp_path, monkeypatch):
     draw = np.random.default_rng(0).dirichlet
     validation = draw(np.ones(100), 30), np.arange(30)
     network, predicted = build_resnet((1,), width=2), draw(np.full(100, 0.1), 500)
+    (tmp_path / "tiny").mkdir()
     save_run(tmp_path / "tiny", network, STATE, synthetic, predicted, validation)
     return tmp_path / "tiny"
 
@@ -237,6 +238,13 @@ def test_longest_trained_pair_of_about_equal_cost_is_compared():
     assert pairs == [["fit", "cheap"], ["big", "large"]]
 
 
+def test_of_two_that_suit_equally_all_of_the_comparison_takes_the_same():
+    """Two ResNets that differ in their optimizer alone."""
+    runs = [recorded("muon"), recorded("sgd"), recorded("x", "xception")]
+    runs[1].record["parameters"] = {**runs[1].record["parameters"], "optimizer": "sgd"}
+    assert names_of(choose_runs(runs)) == names_of(*equal_cost_pairs(runs)) == ["muon", "x"]
+
+
 def test_first_of_several_seeds_is_compared_not_the_best():
     seeds = [recorded(f"r{seed}", top1=0.5 + seed / 10, seed=seed) for seed in (0, 1, 2)]
     xception = recorded("x", "xception", 0.9)
@@ -278,6 +286,7 @@ def test_notebook_compares_runs_that_agree_on_nothing_and_find_nothing(synthetic
     for shift, name in enumerate(("resnet", "xception"), start=1):
         wrong = np.eye(100)[(synthetic.y_test + shift) % 100]
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name=name)
+        (tmp_path / f"{name}_quick").mkdir()
         save_run(tmp_path / f"{name}_quick", model, STATE, synthetic, wrong)
     notebook = Path(__file__).parent.parent / "notebooks" / "05_compare.ipynb"
     parameters = {"results_dir": str(tmp_path), "galleries": False}

@@ -345,12 +345,20 @@ def test_run_that_takes_too_long_stops_at_once_with_a_way_out(
     with pytest.raises(RunError) as caught:
         tiny_run(synthetic, tmp_path / "run", hours=0.5)
     sentence = str(caught.value)
-    assert "would take about 12 hours on this machine" in sentence
+    assert "would take about 12.0 hours on this machine" in sentence
     assert "choose a profile that suits the machine (quick, half_hour and laptop)" in sentence
     assert "or set hours to 18 to run it anyway" in sentence
     monkeypatch.setattr(training, "describe", lambda: {"gpus": 1})
     with pytest.raises(RunError, match=r"that suits the machine \(modern\)"):
         Run(tmp_path, PARAMETERS, PHASES, petaflops=[0.1, 0.2]).judge(1e6)
+
+
+def test_short_epochs_are_timed_together(synthetic, tmp_path, monkeypatch, slow_clock):
+    """Two epochs of two steps, of which the first of all is not timed."""
+    monkeypatch.setattr(training, "TIMED_SECONDS", 2.5 * 3600)
+    phases = (PHASES[0], replace(PHASES[1], image_sizes=[]))
+    with pytest.raises(RunError, match="would take about"):
+        tiny_run(synthetic, tmp_path / "run", phases=phases, hours=0.5)
 
 
 def test_long_run_is_announced_again_when_images_grow(synthetic, tmp_path, capsys, slow_clock):
@@ -367,13 +375,12 @@ def test_long_run_is_announced_again_when_images_grow(synthetic, tmp_path, capsy
 def test_run_whose_features_take_too_long_stops_at_once(
     synthetic, tmp_path, monkeypatch, slow_clock
 ):
-    """Three batches, of a run that costs five times as much; but not if it is recorded."""
+    """Three batches, of a run that costs five times as much; but not if epochs are behind it."""
     monkeypatch.setattr(training, "TIMED_SECONDS", 5000)  # two steps
     model, images = build_resnet((1,), width=2), synthetic.x_train[:300]
     cost = forward_flops(model) * len(images) / 1e15
     run = Run(tmp_path / "run", PARAMETERS, PHASES, petaflops=[cost, 4 * cost], hours=14)
-    with pytest.raises(RunError, match="would take about 15 hours on this machine"):
+    with pytest.raises(RunError, match=r"would take about 15\.0 hours on this"):
         run.features(model, images)
-    run.run_dir.mkdir()
-    (run.run_dir / "run.json").touch()
+    run.state["epochs_done"] = 1
     assert run.features(model, images).shape == (300, 100)

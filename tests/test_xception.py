@@ -125,12 +125,17 @@ def test_no_network_access_is_one_sentence(monkeypatch):
         build_xception(weights="imagenet")
 
 
-def test_missing_file_is_one_sentence(tmp_path, monkeypatch):
+@pytest.mark.parametrize("named", [False, True])
+def test_missing_file_is_one_sentence_that_knows_who_named_it(tmp_path, monkeypatch, named):
     missing = str(tmp_path / "missing.h5")
     monkeypatch.setenv("XCEPTION_WEIGHTS", missing)
-    for weights in ("imagenet", missing):
-        with pytest.raises(WeightsError, match=r"no file .*missing\.h5 with the weights"):
-            build_xception(weights=weights)
+    way_out = (
+        "correct XCEPTION_WEIGHTS, or leave it" if named else "parameter weights, or use .imag"
+    )
+    with pytest.raises(
+        WeightsError, match=rf"no file .*missing\.h5 with the weights .*: .*{way_out}"
+    ):
+        build_xception(weights="imagenet" if named else missing)
 
 
 DAMAGED = {
