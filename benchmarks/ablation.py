@@ -24,7 +24,6 @@ from cifar100_helpers.storage import write_json
 from cifar100_helpers.training import Run
 
 RECORD = Path(__file__).resolve().parent.parent / "results" / "ablation.json"
-SEEDS = int((sys.argv[1:] or [1])[0])
 SETTINGS = {"width": 16, "images": 10_000, "validation_size": 5_000, "epochs": 16}
 BATCH_SIZE = 128
 BASELINE = "modern recipe"
@@ -74,12 +73,13 @@ def measure(file, settings, lines, accuracy_of, table):
 
     `accuracy_of(cifar, seed, **line)` measures one line.
     """
+    seeds = range(int((sys.argv[1:] or [1])[0]))
     record = {"settings": settings, "machine": runtime.describe(), "accuracies": {}}
     if file.exists():
         record = json.loads(file.read_text())
     assert record["settings"] == settings, f"delete {file} to begin anew with other settings"
     cifar, accuracies = data.load_cifar100(), record["accuracies"]
-    for seed, (name, line) in product(map(str, range(SEEDS)), lines.items()):
+    for seed, (name, line) in product(map(str, seeds), lines.items()):
         if seed not in accuracies.setdefault(name, {}):
             accuracies[name][seed] = accuracy_of(cifar, int(seed), **line)
             write_json(file, record)

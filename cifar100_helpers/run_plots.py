@@ -98,6 +98,31 @@ def plot_ablation(record):
     return ax
 
 
+def plot_copies(record):
+    """Draw validation accuracy by the number of variants of each image, for the same arithmetic.
+
+    `record`: the content of results/copies.json. Bars are means, orange where the variants are new
+    in every epoch; the whiskers are one standard deviation over the seeds.
+    """
+    accuracies = record["accuracies"]
+    points = 100 * np.array([[*of_seeds.values()] for of_seeds in accuracies.values()])
+    with plt.rc_context({"figure.hooks": []}):  # of real images, whatever the notebook draws
+        ax = new_axes(7.5, 4)
+    places, colours = range(len(points)), [ORANGE if "new" in name else BLUE for name in accuracies]
+    spreads = points.std(axis=1, ddof=points.shape[1] > 1)
+    whiskers = {"yerr": spreads, "error_kw": {"lw": 1, "capsize": 3}}
+    bars = ax.bar(places, points.mean(axis=1), 0.6, color=colours, **whiskers)
+    ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
+    ax.set_xticks(places, [textwrap.fill(name, 14) for name in accuracies])
+    ax.margins(y=0.12)
+    measured = "width {width}, {images:,} images, as many steps as {epochs} epochs on them"
+    measured = measured.format(**record["settings"]) + f", {points.shape[1]} seeds"
+    ax.set_xlabel(f"variants of each image, the original among them\n({measured})")
+    ax.set_ylabel("correct validation images, %")
+    ax.set_title("More variants of the same images, for the same arithmetic")
+    return ax
+
+
 def plot_resnet(model):
     """Draw a `model` from `build_resnet`, with a small table of its stages below.
 

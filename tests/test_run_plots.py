@@ -83,6 +83,18 @@ def test_ablation_sorts_what_is_lost_and_gained():
     assert not ax.figure.texts  # it was measured on real images
 
 
+def test_copies_stand_beside_variants_that_are_new_in_every_epoch():
+    mark_figures("synthetic")
+    accuracies = {"1": {"0": 0.3, "1": 0.4}, "2": {"0": 0.4, "1": 0.5}}
+    accuracies["new every epoch"] = {"0": 0.5, "1": 0.52}
+    ax = run_plots.plot_copies(ABLATION | {"accuracies": accuracies})
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([35, 45, 51])
+    assert colours_of(ax.patches) == [BLUE, BLUE, ORANGE]
+    assert texts(ax.get_xticklabels()) == ["1", "2", "new every\nepoch"]
+    assert "width 16, 10,000 images, as many steps as 16 epochs on them, 2 seeds" in ax.get_xlabel()
+    assert not ax.figure.texts
+
+
 def test_picture_of_the_resnet_has_every_block_and_the_numbers_of_each_stage():
     ax = run_plots.plot_resnet(build_resnet((1, 2), width=16))
     # The image, the stem, two convolutions in each of three blocks, pool, probabilities.
