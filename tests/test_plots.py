@@ -10,15 +10,6 @@ def texts(artists):
     return [artist.get_text() for artist in artists]
 
 
-def test_images_are_drawn_in_order_with_titles_and_unsmoothed():
-    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
-    axes = plots.plot_images(images, [str(i) for i in range(7)], columns=3)
-    assert len(axes) == 7
-    for i, ax in enumerate(axes):
-        np.testing.assert_array_equal(ax.images[0].get_array(), images[i])
-        assert ax.get_title() == str(i) and ax.images[0].get_interpolation() == "nearest"
-
-
 def test_mosaic_names_every_class_below_its_superclass(synthetic):
     pictures = np.zeros((100, 8, 8, 3), np.uint8)
     pictures[:, 0, 0, 0] = np.arange(100)

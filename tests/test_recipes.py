@@ -9,7 +9,6 @@ from cifar100_helpers.recipes import (
     Phase,
     SparseCategoricalCrossentropy,
     describe_schedule,
-    learning_rate,
     make_optimizer,
     resnet_phases,
     scale_epochs,
@@ -91,12 +90,8 @@ def test_changes_are_made_to_every_phase():
         ("modern", {"learning_rate": math.nan}, "learning_rate .* not nan"),
         ("modern", {"optimizer": "lion"}, "optimizer .* adam, sgd, muon"),
         ("modern", {"schedule": ["one_cycle"]}, "schedule .* constant, one_cycle"),
-        (
-            "modern",
-            {"image_sizes": [16, 0]},
-            "image_sizes must be a list of whole numbers from 8 to 32",
-        ),
-        ("modern", {"image_sizes": 16}, "image_sizes must be a list of whole numbers from 8 to 32"),
+        ("modern", {"image_sizes": [16, 0]}, "image_sizes must be .* from 8 to 32"),
+        ("modern", {"image_sizes": 16}, "image_sizes must be .* from 8 to 32"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(recipe, changes, sentence):
@@ -126,6 +121,23 @@ def test_loss_on_integer_labels_equals_its_definition(synthetic, smoothing):
         assert float(one(labels, probabilities)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("adam", keras.optimizers.Adam(0.1)),
+        ("sgd", keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True)),
+    ],
+)
+def test_optimizer_is_the_one_that_its_name_says(name, plain):
+    ours, theirs = (keras.Variable([1.0, 2.0]) for _ in range(2))
+    optimizer = make_optimizer(Phase(1, 0.1, optimizer=name), steps=3)
+    for step in range(3):
+        gradient = keras.ops.array([0.5, step])
+        optimizer.apply([gradient], [ours])
+        plain.apply([gradient], [theirs])
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd", "muon"])
 def test_weight_decay_spares_biases_and_batch_normalization(name):
     """Without gradients, one step shrinks the kernels by learning rate times weight decay."""
@@ -140,13 +152,6 @@ def test_weight_decay_spares_biases_and_batch_normalization(name):
     for variable in model.trainable_variables:
         shrunk = 0.95 if variable.path.endswith("kernel") else 1.0
         np.testing.assert_allclose(variable.numpy(), before[variable.path] * shrunk, rtol=1e-5)
-
-
-def test_one_cycle_rises_as_long_as_warmup_says_and_ends_at_zero():
-    schedule = learning_rate(Phase(2, 0.3, "sgd", "one_cycle", warmup=0.4), steps=100)
-    rates = [float(schedule(step)) for step in range(101)]
-    assert rates[0] == 0 and max(rates) == pytest.approx(0.3) and rates.index(max(rates)) == 40
-    assert rates[-1] == pytest.approx(0, abs=1e-7)
 
 
 # Muon

@@ -58,6 +58,8 @@ def test_record_says_what_ran_and_comes_back(synthetic, run_dir):
     expected |= {"name": "tiny", "dataset": "synthetic", "model": "resnet", "parameter_count": 470}
     expected |= {"phase_seconds": [12.3], "petaflops": 0.1235}
     assert run.record | expected == run.record
+    machine = run.record["machine"]
+    assert machine["versions"]["keras"] == keras.__version__ and machine["device"]
     assert run.probabilities.shape == (500, 100) and run.probabilities.dtype == np.float32
     np.testing.assert_array_equal(run.labels, synthetic.y_test)
     np.testing.assert_array_equal(run.near_duplicate, MARKED)

@@ -1,12 +1,17 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 from cifar100_helpers import runtime
-from cifar100_helpers.runtime import configure, describe, progress_bar
+from cifar100_helpers.resnet import build_resnet
+from cifar100_helpers.runtime import configure, progress_bar
 
+ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.usefixtures("fresh_keras"), pytest.mark.every_backend]
 
 
@@ -34,17 +39,24 @@ def test_settings_in_the_users_keras_json_do_not_matter():
     assert keras.backend.standardize_dtype(keras.ops.zeros(1).dtype) == "float32"
 
 
-def test_description_is_plain_and_true():
-    described = describe()
-    assert described["backend"] == keras.backend.backend()
-    assert described["versions"]["keras"] == keras.__version__
-    assert described["device"] and described["cores"] >= 1
+def test_seed_decides_the_weights():
+    def drawn(seed):
+        configure(seed=seed)
+        return build_resnet((1,), width=2).get_weights()[0]
+
+    np.testing.assert_array_equal(drawn(1), drawn(1))
+    assert not np.array_equal(drawn(1), drawn(2))
 
 
-def test_failing_import_still_explains_itself():
-    script = "import os; os.environ['KERAS_BACKEND'] = 'nonsense'; import cifar100_helpers"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert run.returncode != 0 and "nonsense" in run.stderr
+def test_failing_import_still_explains_itself(tmp_path):
+    """Also by what a backend writes past Python."""
+    (tmp_path / "jax.py").write_text(
+        "import os; os.write(2, b'no GPU' + b' driver'); raise ImportError"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-c", "import cifar100_helpers.runtime"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode != 0 and "no GPU driver" in run.stderr
 
 
 @pytest.mark.parametrize("notebook", [None, "03_resnet.ipynb"])

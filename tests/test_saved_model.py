@@ -123,6 +123,7 @@ def test_finished_run_is_read_and_never_tested_again(synthetic, tmp_path, monkey
 def test_model_of_mixed_precision_is_saved_in_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = build_resnet((1,), width=2)
+    assert model.input.dtype == "uint8" and model.output.dtype == "float32"
     save_model(model, tmp_path)
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert {layer.compute_dtype for layer in loaded.layers[1:]} == {"float32"}
