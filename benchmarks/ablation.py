@@ -97,12 +97,16 @@ def table(accuracies):
         "| | validation top-1 | seeds | gain in points |\n| --- | --- | --- | --- |\n"
     )
     for name, of_seeds in accuracies.items():
-        values = 100 * np.array(list(of_seeds.values()))
-        gain = np.mean(values - [100 * accuracies[BASELINE][seed] for seed in of_seeds])
-        spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-        gained = "" if name == BASELINE else f"{gain:+.1f}"
-        text += f"| {name} | {values.mean():.1f} %{spread} | {len(values)} | {gained} |\n"
+        gain = np.mean([one - accuracies[BASELINE][seed] for seed, one in of_seeds.items()])
+        gained = "" if name == BASELINE else f"{100 * gain:+.1f}"
+        text += f"| {name} | {mean_and_spread(of_seeds)} | {len(of_seeds)} | {gained} |\n"
     return text
+
+
+def mean_and_spread(of_seeds):
+    points = 100 * np.array(list(of_seeds.values()))
+    spread = f" ± {points.std(ddof=1):.1f}" if len(points) > 1 else ""
+    return f"{points.mean():.1f} %{spread}"
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ on two cores.
 
 from pathlib import Path
 
-import numpy as np
-from ablation import measure, train_and_validate
+from ablation import mean_and_spread, measure, train_and_validate
 
 from cifar100_helpers import augment, resnet, runtime
 
@@ -54,9 +53,7 @@ def table(accuracies):
         "| --- | --- | --- |\n"
     )
     for name, of_seeds in accuracies.items():
-        values = 100 * np.array(list(of_seeds.values()))
-        spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-        text += f"| {name} | {values.mean():.1f} %{spread} | {len(values)} |\n"
+        text += f"| {name} | {mean_and_spread(of_seeds)} | {len(of_seeds)} |\n"
     return text
 
 
