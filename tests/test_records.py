@@ -121,6 +121,11 @@ def minutes(*names):
     return sum(sum(load_run(ROOT / "results" / n).record["phase_seconds"]) for n in names) / 60
 
 
+def points_by_variants(more, fewer):
+    accuracies = json.loads((ROOT / "results/copies.json").read_text())["accuracies"]
+    return 100 * np.subtract(*(np.mean(list(accuracies[n].values())) for n in (more, fewer)))
+
+
 def times(dearer, cheaper):
     costs = [load_run(ROOT / "results" / n).record["petaflops"] for n in (dearer, cheaper)]
     return costs[0] / costs[1]
@@ -137,6 +142,8 @@ def times(dearer, cheaper):
             1,
             lambda: math.ceil(minutes("resnet_half_hour", "xception_half_hour") / 60),
         ),
+        ("02_augment", "already gains ten points", 10, lambda: points_by_variants("2", "1")),
+        ("02_augment", "recognises ten points more", 10, lambda: points_by_variants("2", "1")),
         ("03_resnet", "for a fifth", 5, lambda: times("resnet_published", "resnet_modern")),
         ("03_resnet", "4 minutes on an H200", 4, lambda: minutes("resnet_published")),
         ("04_xception", "20 minutes on an H200", 20, lambda: minutes("xception_published")),
